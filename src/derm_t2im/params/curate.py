@@ -1,0 +1,22 @@
+"""Parameters of `curate`: which synthetic images stay."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from derm_t2im.params import Section
+
+
+class Curate(Section):
+    """Section `curate`."""
+
+    keep: int = Field(720, ge=2)
+    max_hair_fraction: float = Field(0.08, ge=0, le=1)
+    max_ruler: float = Field(0.5, ge=0, le=1)
+    max_ink: float = Field(0.5, ge=0, le=1)
+    sharpness_quantile: float = Field(0.01, ge=0, lt=0.5)
+    off_manifold_quantile: float = Field(0.99, gt=0.5, le=1)
+    copy_quantile: float = Field(0.01, gt=0, lt=0.5)
+    near_duplicate_quantile: float = Field(0.001, ge=0, lt=0.5)
+    min_label_probability: float = Field(0.3, ge=0, le=1)
+    seed: int = 0

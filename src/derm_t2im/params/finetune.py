@@ -1,0 +1,35 @@
+"""Parameters of `finetune`: DreamBooth + LoRA on the seed images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from derm_t2im.params import Section
+
+
+class Finetune(Section):
+    """Section `finetune`."""
+
+    base: str = "models/base/mini"
+    token: str = "sks"
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(8, gt=0)
+    targets: list[str] = Field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    steps: int = Field(300, ge=1)
+    batch: int = Field(16, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    warmup: int = Field(20, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    flips: bool = True
+    snr_gamma: float = Field(5.0, ge=0)
+    prior_weight: float = Field(0.0, ge=0)
+    prior_images: int = Field(64, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpoint_every: int = Field(100, ge=1)
+    kid_samples: int = Field(96, ge=0)
+    seed: int = 0

@@ -1,0 +1,44 @@
+"""Parameters of `generate`: prompts and sampling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from derm_t2im.params import Section
+
+Sampler = Literal["euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun"]
+
+
+class Attributes(Section):
+    """Which variation the prompts ask for.
+
+    ``match`` draws the attribute from the training images, ``uniform`` gives each value the
+    same share, ``none`` leaves it out of the prompt.
+    """
+
+    size: Literal["match", "uniform", "none"] = "match"
+    count: Literal["match", "uniform", "none"] = "match"
+    tone: Literal["match", "uniform", "none"] = "match"
+    site: Literal["match", "uniform", "none"] = "none"
+
+
+class Generate(Section):
+    """Section `generate`."""
+
+    images: int = Field(936, ge=1)
+    samplers: list[Sampler] = Field(default_factory=lambda: ["euler_a", "euler", "plms"], min_length=1)
+    steps: int = Field(20, ge=1, le=1000)
+    guidance: float = Field(7.0, ge=0, le=50)
+    beta: float = Field(1.0, ge=0, le=4)
+    negative_prompt: str = ""
+    attributes: Attributes = Attributes()
+    batch: int = Field(32, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+
+    @field_validator("samplers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value

@@ -1,0 +1,19 @@
+"""Parameters of `mix`: what each classifier is trained on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from derm_t2im.params import Section
+
+MixName = Literal["real", "hybrid", "oversampled", "synthetic"]
+
+
+class Mix(Section):
+    """Section `mix`."""
+
+    mixes: list[MixName] = Field(default_factory=lambda: ["real", "hybrid", "oversampled"], min_length=1)
+    synthetic_fraction: float = Field(0.75, ge=0, lt=1)
+    seed: int = 0

@@ -1,0 +1,18 @@
+"""Parameters of `validate`: the bounds of the Great Expectations gate."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from derm_t2im.params import Section
+
+
+class Validate(Section):
+    """Section `validate`."""
+
+    min_images_per_class: int = Field(20, ge=1)
+    max_kid_over_floor: float = Field(50.0, gt=0)
+    max_copy_rate: float = Field(0.05, ge=0, le=1)
+    max_label_disagreement: float = Field(0.5, ge=0, le=1)
+    min_sharpness_quantile: float = Field(0.001, ge=0, lt=0.5)
+    mostly: float = Field(0.9, gt=0, le=1)

@@ -1,0 +1,56 @@
+"""Settings of the machine, not of the experiment.
+
+They change how fast a result comes, never the result, so they live in environment variables
+and not in ``params.yaml`` (where they would make DVC run stages again):
+
+- ``DERM_T2IM_DEVICE``: ``auto`` (default), ``cpu``, ``cuda``, ``cuda:1``, ...
+- ``DERM_T2IM_WORKERS``: worker processes for image work (default: the cores of this machine).
+- ``DERM_T2IM_THREADS``: threads of torch and OpenMP (default: the cores of this machine).
+"""
+
+from __future__ import annotations
+
+import os
+
+from derm_t2im.errors import UserError
+
+
+def _count(variable: str) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = os.environ.get(variable, "")
+    if not text:
+        return cores
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{variable} is {text!r}: give a whole number of at least 1.")
+    return int(text)
+
+
+def workers() -> int:
+    """Number of worker processes."""
+    return _count("DERM_T2IM_WORKERS")
+
+
+def threads() -> int:
+    """Number of threads for torch."""
+    return _count("DERM_T2IM_THREADS")
+
+
+def device() -> str:
+    """Name of the torch device to use; sets the number of torch's threads on the way.
+
+    Raises:
+        UserError: if CUDA was asked for and is not there.
+    """
+    import torch
+
+    torch.set_num_threads(threads())
+    wanted = os.environ.get("DERM_T2IM_DEVICE", "auto")
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        name = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"DERM_T2IM_DEVICE is {wanted!r}: use auto, cpu, cuda or cuda:N.") from None
+    if name.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"DERM_T2IM_DEVICE is {wanted!r}, but torch sees no CUDA device here.")
+    return str(name)
