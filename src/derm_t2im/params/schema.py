@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from derm_t2im.params import Section, explain, read_yaml
 from derm_t2im.errors import UserError
@@ -36,7 +36,7 @@ class Params(Section):
     generate: Generate
     embed: Embed
     fidelity: Fidelity
-    validate: Validate  # type: ignore[assignment]  # the stage's name; BaseModel.validate is deprecated
+    validation: Validate = Field(alias="validate")  # BaseModel has a method `validate`
     curate: Curate
     mix: Mix
     train: Train
