@@ -65,6 +65,7 @@ COLUMNS: dict[str, str] = {
     "truth_size": "string",
     "truth_hair": "double",
     "truth_bayes": "double",  # probability of `malignant` given the rendered features
+    "truth_artefacts": "string",  # comma-separated: hair, ruler, ink, gel_bubble, dark_corner
     "mask_path": "string",
     "hair_path": "string",
     "clean_path": "string",
@@ -85,6 +86,8 @@ COLUMNS: dict[str, str] = {
     "nearest_synthetic_distance": "double",
     "uniqueness": "double",
     "label_probability": "double",  # the probe's probability of the prompted label
+    "probe_label": "string",  # what the probe sees
+    "probe_confidence": "double",  # its probability of that
     "x": "double",  # first two principal components of the embedding
     "y": "double",
     "decision": "string",  # kept | rejected

@@ -19,10 +19,11 @@ SPLITS_MANIFEST = SPLITS / "manifest.parquet"
 SYNTHETIC = Path("data/synthetic")
 SYNTHETIC_MANIFEST = SYNTHETIC / "manifest.parquet"
 FEATURES = Path("data/features")
-FEATURES_REAL = FEATURES / "real.npz"
-FEATURES_SYNTHETIC = FEATURES / "synthetic.npz"
+FEATURES_REAL = FEATURES / "real.safetensors"
+FEATURES_SYNTHETIC = FEATURES / "synthetic.safetensors"
 CURATED = Path("data/curated")
 CURATED_MANIFEST = CURATED / "manifest.parquet"
+CURATED_REAL = CURATED / "real.parquet"  # the real images of the same map
 MIXES = Path("data/mixes")
 
 BASE = Path("models/base")

@@ -108,6 +108,6 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write metrics as stable JSON: sorted keys, six significant digits, NaN as null."""
+def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:
+    """Write metrics (or records of a plot) as stable JSON: sorted keys, six significant digits, NaN as null."""
     write_atomic(path, json.dumps(_rounded(value), indent=2, sort_keys=True) + "\n")

@@ -37,6 +37,9 @@ LABEL_WORDS: dict[str, str] = {
     "df": "dermatofibroma",
 }
 
+# Diagnoses of HAM10000 that are malignant (or may become so, akiec); the paper's `malignant`.
+MALIGNANT = ("akiec", "bcc", "mel")
+
 
 def tone_of(ita: float) -> str:
     """Name of the skin tone for an individual typology angle in degrees."""

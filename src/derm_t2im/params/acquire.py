@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from derm_t2im.params import Section
+
+DEFAULT_TABLE = "metadata.csv"  # the only one that may be absent: classes are sub-folders then
+FOLDER_COLUMNS = (
+    "image_id", "path", "dx", "lesion_id", "patient_id", "age", "sex", "site", "licence", "attribution",
+)  # fmt: skip
 
 SourceName = Literal["phantom", "folder", "ham10000"]
 
@@ -31,12 +36,20 @@ class Phantom(Section):
 
 
 class Folder(Section):
-    """How a folder of own images is read."""
+    """How a folder of own images is read; ``columns`` maps our names to those of the table."""
 
-    table: str = "metadata.csv"
+    table: str = DEFAULT_TABLE
     columns: dict[str, str] = Field(default_factory=dict)
     licence: str = "unknown"
     attribution: str = "unknown"
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(columns) - set(FOLDER_COLUMNS))
+        if unknown:
+            raise ValueError(f"no such column: {', '.join(unknown)}; ours are {', '.join(FOLDER_COLUMNS)}")
+        return columns
 
 
 class Acquire(Section):
@@ -45,7 +58,7 @@ class Acquire(Section):
     source: SourceName = "phantom"
     path: str = "data/import"
     name: str = "pool"
-    labels: Literal["binary", "ham10000"] = "binary"
+    labels: Literal["binary", "ham10000", "as_is"] = "binary"
     limit: int = Field(0, ge=0)
     max_quarantined: float = Field(0.05, ge=0, le=1)
     seed: int = 0

@@ -10,10 +10,11 @@ from derm_t2im.params import Section
 
 
 class Probe(Section):
-    """Section `probe`."""
+    """Section `probe`; ``model``, ``options`` and ``weights`` as in `train.models`."""
 
     model: str = "resnet10t"
     options: dict[str, Any] = Field(default_factory=lambda: {"channels": [32, 64, 96, 128], "stem_width": 16})
+    weights: str = ""
     steps: int = Field(240, ge=1)
     batch: int = Field(32, ge=2)
     lr: float = Field(2e-3, gt=0)

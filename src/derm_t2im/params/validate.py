@@ -8,11 +8,17 @@ from derm_t2im.params import Section
 
 
 class Validate(Section):
-    """Section `validate`."""
+    """Section `validate`.
+
+    ``quantile`` of the real images bounds what synthetic ones should measure, for at least the share
+    ``mostly`` of them.
+    """
 
     min_images_per_class: int = Field(20, ge=1)
     max_kid_over_floor: float = Field(50.0, gt=0)
     max_copy_rate: float = Field(0.05, ge=0, le=1)
+    min_planted_recall: float = Field(0.9, ge=0, le=1)
     max_label_disagreement: float = Field(0.5, ge=0, le=1)
-    min_sharpness_quantile: float = Field(0.001, ge=0, lt=0.5)
+    max_shortcut_excess: float = Field(0.2, ge=0, le=1)
+    quantile: float = Field(0.001, ge=0, lt=0.5)
     mostly: float = Field(0.9, gt=0, le=1)

@@ -1,0 +1,39 @@
+"""Where images come from; each source is a module with ``collect(settings, role, folder)``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from derm_t2im.params.acquire import Acquire
+
+
+def collect(settings: Acquire, role: Literal["pool", "external"], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bring one role's images below ``folder`` by the source that the settings name.
+
+    Args:
+        settings: Section `acquire`.
+        role: ``pool`` (training and tests from within) or ``external`` (a test from elsewhere).
+        folder: Images go to ``folder/images/<role>/``.
+
+    Returns:
+        The manifest's rows, with paths below ``folder``, and the quarantine; both empty for the
+        external source ``none``.
+
+    Raises:
+        UserError: for a source that cannot be read at all.
+    """
+    from derm_t2im import manifest
+
+    source = settings.source if role == "pool" else settings.external.source
+    if source == "none":
+        return manifest.empty([*manifest.REQUIRED, "role"]), manifest.empty(
+            ["image_id", "path", "kind", "label", "reason"]
+        )
+    # Only the source in use is imported: one source's dependencies are not another's.
+    module = import_module(f"derm_t2im.sources.{source}")
+    return module.collect(settings, role, folder)

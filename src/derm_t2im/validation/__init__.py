@@ -1,0 +1,1 @@
+"""The gate: Great Expectations suites over the manifests and over what fidelity measured."""

@@ -1,0 +1,129 @@
+"""What each classifier is trained on: rows of one table per mix, images never copied.
+
+- ``real``: the real training images.
+- ``hybrid``: these, and synthetic images of which each class gets the same number.
+- ``oversampled``: the real images alone, each class repeated to the number that ``hybrid`` shows of
+  it: the control for the mere number of images and for the balance of the classes.
+- ``synthetic``: the synthetic images of ``hybrid`` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from derm_t2im import seeds
+from derm_t2im.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def synthetic_needed(real: int, fraction: float, classes: tuple[str, ...]) -> dict[str, int]:
+    """Number of synthetic images per class with which they are ``fraction`` of the hybrid mix."""
+    total = round(real * fraction / (1 - fraction))
+    share, over = divmod(total, len(classes))
+    return {label: share + (i < over) for i, label in enumerate(classes)}
+
+
+def choose_synthetic(kept: pd.DataFrame, needed: dict[str, int], seed: int) -> pd.DataFrame:
+    """The wanted number of each class of the ``kept`` images.
+
+    An image's place in the queue depends on its id alone, so a larger fraction takes the images of
+    a smaller one and more.
+
+    Raises:
+        UserError: if a class has too few, or a label is none of the classes.
+    """
+    unknown = sorted(set(kept["label"]) - set(needed))
+    if unknown:
+        raise UserError(f"curated images have the labels {unknown}, but training knows {', '.join(needed)} only.")
+    have = kept["label"].value_counts()
+    short = {label: (int(have.get(label, 0)), n) for label, n in needed.items() if have.get(label, 0) < n}
+    if short:
+        what = ", ".join(f"{n} {label} (there are {there})" for label, (there, n) in short.items())
+        raise UserError(
+            f"mix needs {sum(needed.values())} curated synthetic images, balanced over the classes, among them {what}: "
+            "raise curate.keep and generate.images, or lower mix.synthetic_fraction."
+        )
+    queue = kept["image_id"].map(lambda name: seeds.derive(seed, "mix", name))
+    ordered = kept.assign(_queue=queue).sort_values("_queue").drop(columns="_queue")
+    place = ordered.groupby("label").cumcount()
+    return ordered[place < ordered["label"].map(needed)]
+
+
+def oversample(real: pd.DataFrame, target: dict[str, int], seed: int) -> pd.DataFrame:
+    """Real rows with weights that add up to ``target`` per class, each image as often as the next or once more.
+
+    Raises:
+        UserError: if a class that is wanted has no images.
+    """
+    weights = real["image_id"].map(lambda _: 0)
+    for label, total in target.items():
+        rows = real[real["label"] == label]
+        if not len(rows):
+            raise UserError(f"the training split has no image of class {label}: enlarge split.train or the source.")
+        share, over = divmod(total, len(rows))
+        queue = rows["image_id"].map(lambda name: seeds.derive(seed, "oversample", name)).sort_values()
+        weights[rows.index] = share
+        weights[queue.index[:over]] += 1
+    return real.assign(weight=weights)
+
+
+def build(
+    names: list[str], real: pd.DataFrame, kept: pd.DataFrame | None, fraction: float, seed: int
+) -> dict[str, pd.DataFrame]:
+    """The table of each mix in ``names``, with the column ``weight``.
+
+    Args:
+        names: Mixes wanted.
+        real: Manifest rows of the real training images.
+        kept: Manifest rows of the synthetic images that curation kept; needed by hybrid and synthetic.
+        fraction: Share of synthetic images in the hybrid mix, 0 <= fraction < 1.
+        seed: Decides which synthetic images are taken, and which real ones are shown once more.
+
+    Raises:
+        UserError: if there are too few images.
+    """
+    import pandas as pd
+
+    if not len(real):
+        raise UserError("the training split is empty: enlarge split.train or the source.")
+    classes = tuple(sorted(real["label"].unique()))
+    needed = synthetic_needed(len(real), fraction, classes)
+    real = real.assign(weight=1)
+    mixes = {}
+    synthetic = None
+    if {"hybrid", "synthetic"} & set(names):
+        if kept is None:
+            raise ValueError("hybrid and synthetic mixes need the curated images")
+        synthetic = choose_synthetic(kept, needed, seed).assign(weight=1)
+        twice = sorted(set(real["image_id"]) & set(synthetic["image_id"]))
+        if twice:
+            raise UserError(f"{len(twice)} image ids are both real and synthetic (first: {twice[0]}).")
+    for name in names:
+        if name == "real":
+            mixes[name] = real
+        elif name == "oversampled":
+            seen = real["label"].value_counts()
+            mixes[name] = oversample(real, {label: int(seen[label]) + n for label, n in needed.items()}, seed)
+        elif synthetic is not None and name == "hybrid":
+            mixes[name] = pd.concat([real, synthetic]) if len(synthetic) else real
+        elif synthetic is not None and name == "synthetic":
+            if not len(synthetic):
+                raise UserError("the mix `synthetic` is empty: mix.synthetic_fraction must be above 0 for it.")
+            mixes[name] = synthetic
+        else:
+            raise UserError(f"{name!r} is no mix; allowed: real, hybrid, oversampled, synthetic.")
+    return mixes
+
+
+def describe(mix: pd.DataFrame) -> dict[str, Any]:
+    """How many images a pass over a mix shows: in all, real, synthetic, and per class."""
+    shown = mix["weight"].astype(int)
+    return {
+        "images": int(shown.sum()),
+        "files": len(mix),
+        "real": int(shown[mix["kind"] == "real"].sum()),
+        "synthetic": int(shown[mix["kind"] == "synthetic"].sum()),
+        "classes": {str(label): int(n) for label, n in shown.groupby(mix["label"]).sum().items()},
+    }

@@ -1,0 +1,102 @@
+"""The command line. Commands import what they need when they run, so that help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from derm_t2im import doctor as checks
+from derm_t2im.curation import commands as curation
+from derm_t2im.deploy import commands as deploy
+from derm_t2im.errors import UserError
+
+app = typer.Typer(
+    help="Synthetic dermoscopic images, and honest evidence of whether they help.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+base_app = typer.Typer(help="The embedded base model.", no_args_is_help=True)
+app.add_typer(base_app, name="base")
+app.command()(curation.browse)
+app.add_typer(curation.review_app, name="review")
+app.command()(deploy.predict)
+app.command("doctor")(checks.command)
+
+STAGES = (
+    "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate", "curate",
+    "mix", "train", "evaluate", "export", "report",
+)  # fmt: skip
+
+
+@app.callback()
+def settings(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+    _State.verbose = verbose
+
+
+class _State:
+    verbose = False
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
+    arch: Annotated[str | None, typer.Option(help="train and export: a name in train.archs.")] = None,
+    mix: Annotated[str | None, typer.Option(help="train: a name in mix.mixes.")] = None,
+) -> None:
+    """Run one stage of the pipeline; `dvc repro` calls this for whatever has changed."""
+    from derm_t2im.params.schema import load_all
+
+    if name not in STAGES:
+        raise UserError(f"there is no stage {name!r}; stages: {', '.join(STAGES)}.")
+    params = load_all()  # a wrong parameter anywhere stops the run before any work
+    wanted: dict[str, str | None] = {"train": {"arch": arch, "mix": mix}, "export": {"arch": arch}}.get(name, {})
+    for key, value in wanted.items():
+        allowed = params.train.archs if key == "arch" else params.mix.mixes
+        if value not in allowed:
+            raise UserError(f"stage {name}: --{key} is {value!r}; allowed by params.yaml: {', '.join(allowed)}.")
+    importlib.import_module(f"derm_t2im.stages.{name}").run(**wanted)
+
+
+@base_app.command("train")
+def base_train(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/base/mini"),
+    images: Annotated[int, typer.Option(min=64, help="Phantoms of the broad distribution to learn from.")] = 24_000,
+    vae_steps: Annotated[int, typer.Option(min=1)] = 4000,
+    unet_steps: Annotated[int, typer.Option(min=1)] = 4000,
+    seed: int = 0,
+) -> None:
+    """Train the embedded base model on phantoms of no clinic (about an hour on two cores)."""
+
+    from derm_t2im.diffusion import pretrain
+    from derm_t2im.progress import say
+    from derm_t2im.sources import broad
+    from derm_t2im.state import discard, fingerprint, move_into_place, work_folder
+
+    recipe = pretrain.Recipe(vae_steps=vae_steps, unet_steps=unet_steps, seed=seed)
+    work = work_folder("base", fingerprint(images, vars(recipe)))
+    pixels, said = broad.collection(images, seed)
+    move_into_place(pretrain.train(pixels, [pretrain.caption(s) for s in said], recipe, work), out)
+    discard(work)
+    say(f"base: {out}")
+
+
+def main() -> Any:
+    """Run the command line; errors meant for people become one line."""
+    try:
+        app()
+    except UserError as error:
+        if _State.verbose:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)

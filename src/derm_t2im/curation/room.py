@@ -1,0 +1,274 @@
+"""The FiftyOne dataset of a curated set: real and synthetic images with all that is known about them.
+
+Built from two manifests whenever somebody looks; the manifests are what is versioned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from derm_t2im.curation import review
+from derm_t2im.curation.database import fiftyone
+from derm_t2im.curation.rules import KEPT, REASONS, REJECTED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BRAIN_KEY = "map"
+SHOWN_PAIRS = 60  # near copies beside their real neighbour: that many looks are a person's patience
+
+#: Manifest columns by group of the sidebar. A column that no row fills is left out.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "curation": (
+        "decision",
+        "reason",
+        "explanation",
+        "uniqueness",
+        "label_probability",
+        "nearest_real_id",
+        "nearest_real_distance",
+        "nearest_synthetic_id",
+        "nearest_synthetic_distance",
+    ),
+    "quality": (
+        "sharpness",
+        "exposure",
+        "colour_cast",
+        "hair_fraction",
+        "ruler",
+        "ink",
+        "gel_bubble",
+        "dark_corner",
+        "lesion_area",
+        "lesion_count",
+        "lesion_asymmetry",
+        "lesion_border",
+        "ita",
+        "tone",
+    ),
+    "provenance": (
+        "kind",
+        "split",
+        "seed_image",
+        "prompt",
+        "negative_prompt",
+        "sampler",
+        "steps",
+        "guidance",
+        "seed",
+        "source",
+        "dx",
+        "site",
+        "age",
+        "sex",
+        "licence",
+        "attribution",
+        "sha256",
+    ),
+}
+
+_KIND_COLOURS = {"real": "#2f7ed8", "synthetic": "#e8862a"}
+_LABEL_COLOURS = ("#2a9d5c", "#c0392b", "#8e44ad", "#d4a017", "#16a2b8", "#7f5539", "#5b6b7f")
+_REASON_COLOURS = ("#5b2a86", "#8a5a00", "#b03a6b", "#34568b", "#7a3b2e", "#4f6d2f")
+_DECISION_COLOURS = {KEPT: "#2a9d5c", REJECTED: "#c0392b"}
+
+
+def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str) -> Any:
+    """Make the dataset with groups, views, colours and the map.
+
+    Args:
+        synthetic: data/curated/manifest.parquet.
+        real: data/curated/real.parquet.
+        root: The folder that the manifests' paths are relative to.
+        name: Of the dataset.
+
+    Returns:
+        A ``fiftyone.Dataset`` with a saved view for each question that one asks about a set, and a
+        saved workspace ``map`` that shows it beside the grid.
+    """
+    fo = fiftyone()
+    dataset = fo.Dataset(name, overwrite=True, persistent=False)
+    rows = [row for table in (synthetic, real) for row in _plain(table)]
+    dataset.add_samples([_sample(fo, row, root) for row in rows], progress=False, dynamic=True)
+    ids = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
+    _draw_map(dataset, rows)
+    _arrange(fo, dataset, sorted({row["label"] for row in rows}))
+    _save_views(fo, dataset, synthetic, ids)
+    dataset.save()
+    return dataset
+
+
+def tags(dataset: Any) -> list[tuple[str, str | None, list[str]]]:
+    """Id, SHA-256 and tags of each synthetic image of an open dataset."""
+    view = dataset.match(fiftyone().ViewField("kind") == "synthetic")
+    return list(zip(*view.values(["image_id", "sha256", "tags"]), strict=True))
+
+
+def decisions(
+    tagged: list[tuple[str, str | None, list[str]]], reviewer: str, date: str
+) -> tuple[list[review.Decision], list[str]]:
+    """What a person said by tags: ``keep``, ``discard``, or either with a reason: ``discard: why``.
+
+    Args:
+        tagged: Id, SHA-256 and tags per image.
+        reviewer: Who tagged.
+        date: When, YYYY-MM-DD.
+
+    Returns:
+        The decisions, and the ids of images that carry both words.
+    """
+    found, both = [], []
+    for name, digest, words in tagged:
+        said: dict[str, str] = {}
+        for tag in words:
+            word, _, why = tag.partition(":")
+            word = word.strip().lower()
+            if word in (review.KEEP, review.DISCARD):
+                said[word] = why.strip() or said.get(word, "")
+        if len(said) > 1:
+            both.append(name)
+        elif said:
+            ((word, why),) = said.items()
+            found.append(review.Decision(name, word, why, reviewer, date, digest or ""))
+    return found, both
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries of Python values without the missing ones."""
+    columns = {}
+    for name in table.columns:
+        values = table[name].astype(object)
+        columns[name] = values.where(values.notna(), None).tolist()
+    keys = list(columns)
+    return [
+        {key: value for key, value in zip(keys, row, strict=True) if value is not None}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _sample(fo: Any, row: dict[str, Any], root: Path) -> Any:
+    fields = {name: row[name] for group in GROUPS.values() for name in group if name in row}
+    for word, value in _asked(row).items():
+        fields[f"asked_{word}"] = value
+    tags = [row["kind"]]
+    if row["kind"] == "synthetic":
+        tags.append(row["decision"])
+    elif row.get("seed_image"):
+        tags.append("seed")
+    sample = fo.Sample(filepath=str((root / row["path"]).resolve()), image_id=row["image_id"], tags=tags, **fields)
+    sample["label"] = fo.Classification(label=row["label"])
+    if "probe_label" in row:
+        sample["probe"] = fo.Classification(label=row["probe_label"], confidence=row.get("probe_confidence"))
+    return sample
+
+
+def _asked(row: dict[str, Any]) -> dict[str, str]:
+    """Attributes that the prompt asked for."""
+    try:
+        values = json.loads(row.get("attributes", "{}"))
+    except ValueError:
+        return {}
+    return {str(k): str(v) for k, v in values.items() if v} if isinstance(values, dict) else {}
+
+
+def _draw_map(dataset: Any, rows: list[dict[str, Any]]) -> None:
+    import fiftyone.brain as fob
+
+    points = np.array([[row.get("x", np.nan), row.get("y", np.nan)] for row in rows], dtype=np.float64)
+    if len(points) and np.isfinite(points).all():
+        fob.compute_visualization(dataset, points=points, brain_key=BRAIN_KEY, method="manual", progress=False)
+
+
+def _arrange(fo: Any, dataset: Any, labels: list[str]) -> None:
+    """Group the sidebar, choose colours, save the workspace."""
+    schema = dataset.get_field_schema()
+    asked = sorted(name for name in schema if name.startswith("asked_"))
+    groups = [
+        fo.SidebarGroupDocument(name="tags"),
+        fo.SidebarGroupDocument(name="labels", paths=["label", *(["probe"] if "probe" in schema else [])]),
+    ]
+    used = {"label", "probe", "tags"}
+    for group, names in GROUPS.items():
+        shown = [name for name in names if name in schema]
+        if group == "provenance":
+            shown += asked
+        groups.append(fo.SidebarGroupDocument(name=group, paths=shown, expanded=group != "quality"))
+        used.update(shown)
+    rest = [name for name in schema if name not in used]
+    groups.append(fo.SidebarGroupDocument(name="metadata", paths=rest, expanded=False))  # FiftyOne's name for its own
+    dataset.app_config.sidebar_groups = groups
+    dataset.app_config.color_scheme = fo.ColorScheme(
+        color_by="value",
+        fields=[
+            _colours("kind", _KIND_COLOURS),
+            _colours("decision", _DECISION_COLOURS),
+            _colours("reason", dict(zip(REASONS, itertools.cycle(_REASON_COLOURS), strict=False))),
+            _colours("split", dict.fromkeys(("train", "val", "test", "external"), _KIND_COLOURS["real"])),
+            _colours("label.label", dict(zip(labels, _LABEL_COLOURS, strict=False)), path="label"),
+            _colours("probe.label", dict(zip(labels, _LABEL_COLOURS, strict=False)), path="probe"),
+        ],
+    )
+    # A synthetic image shows why it was rejected, a real one its split.
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["label", "reason", "split"], exclude=False)
+    if dataset.has_brain_run(BRAIN_KEY):
+        dataset.save_workspace("map", workspace(fo), description="The grid beside a map of the features")
+
+
+def workspace(fo: Any) -> Any:
+    """The grid beside the maps. The App starts that panel with their list whatever one sets: a click opens one."""
+    panels = (
+        fo.Panel(type="Samples", pinned=True),
+        fo.Panel(type="Embeddings"),
+    )
+    # Without active_child the App shows the tab of a panel but not the panel.
+    sides = [fo.Space(children=[panel], active_child=panel.component_id) for panel in panels]
+    return fo.Space(children=sides, orientation="horizontal", sizes=[0.6, 0.4])
+
+
+def _colours(name: str, colours: dict[str, str], path: str | None = None) -> dict[str, Any]:
+    return {
+        "path": path or name,
+        "colorByAttribute": name.rpartition(".")[2] if "." in name else None,
+        "valueColors": [{"value": value, "color": colour} for value, colour in colours.items()],
+    }
+
+
+def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:
+    """Ids of the ``n`` synthetic images nearest to a real one, each group followed by its real image."""
+    near = synthetic.sort_values(["nearest_real_distance", "image_id"]).head(n)
+    groups: dict[str, list[str]] = {}
+    for name, real in zip(near["image_id"], near["nearest_real_id"], strict=True):
+        groups.setdefault(real, []).append(name)
+    return [name for real, names in groups.items() for name in (*names, real)]
+
+
+def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, str]) -> None:
+    field: Callable[[str], Any] = fo.ViewField
+    ours = dataset.match(field("kind") == "synthetic")
+
+    def save(name: str, view: Any, about: str, colour: str | None = None) -> None:
+        dataset.save_view(name, view, description=about, color=colour)
+
+    save("kept", ours.match(field("decision") == KEPT), "What classifiers are trained on", "#2a9d5c")
+    save("rejected", ours.match(field("decision") == REJECTED), "All that was rejected", "#c0392b")
+    for reason, meaning in REASONS.items():
+        if (synthetic["reason"] == reason).any():
+            view = ours.match(field("reason") == reason)
+            save(f"rejected: {reason.replace('_', ' ')}", view, f"Rejected: {meaning}", "#c0392b")
+    about = "Synthetic images before the real training image that they are nearest to, closest first"
+    save("near copies", dataset.select([ids[name] for name in near_copies(synthetic)], ordered=True), about)
+    view = ours.match(field("probe.label") != field("label.label")).sort_by("label_probability")
+    save("label disagreement", view, "The probe sees another label than the prompt asked for, worst first")
+    view = ours.sort_by("uniqueness", reverse=True)
+    save("least typical", view, "The synthetic images least like any other, first to last")
+    for label in sorted(synthetic["label"].dropna().unique()):
+        view = ours.match((field("label.label") == label) & (field("decision") == KEPT))
+        save(f"kept: {label}", view, f"Kept images of the class {label}")
+    view = dataset.match((field("kind") == "real") & (field("seed_image") == True))  # noqa: E712 - a query, not a test
+    save("real seed images", view, "The real images that the generator has seen", "#2f7ed8")

@@ -1,0 +1,60 @@
+"""Prompts from attributes, and the words that the embedded base model knows.
+
+One sentence form serves the base model's captions, the fine-tuning captions and the generation
+prompts, so that a word means the same in all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from derm_t2im.vocabulary import COUNTS, LABEL_WORDS, SITES, SIZES, TONES, label_words
+
+CLASS_PROMPT = "a dermoscopic image"
+
+# Further sentences that the tokenizer of the embedded base model must cover: the paper's own
+# prompts (Derm-T2IM, arXiv 2401.05159) and what people type into a negative prompt.
+PAPER_PROMPTS = (
+    "Sample of benign moles",
+    "Sample of malignant lesion",
+    "Generate benign skin moles",
+    "Generate tiny benign mole",
+    "Generate large malignant moles on skin region",
+    "multiple lesion moles",
+)
+NEGATIVE_WORDS = "hair, ruler, ink marks, gel bubbles, dark corner, blurry, noisy, text, artefacts, low quality"
+
+
+def compose(attributes: Mapping[str, str], token: str = "") -> str:
+    """The prompt for a set of attributes.
+
+    Args:
+        attributes: Any of ``label``, ``size``, ``count``, ``tone``, ``site``; what is missing or
+            empty is left out of the sentence.
+        token: DreamBooth's rare identifier (Ruiz et al. 2023), put before the class noun.
+
+    Returns:
+        E.g. ``a sks dermoscopic image of one large malignant lesion on tan skin, back``.
+    """
+    said = {key: value for key, value in attributes.items() if value}
+    count = said.get("count", "")
+    words = [count, said.get("size", ""), label_words(said["label"]) if "label" in said else "", "lesion"]
+    noun = " ".join(word for word in words if word) + ("s" if count in ("two", "three", "multiple") else "")
+    article = "" if count else ("an " if noun[0] in "aeiou" else "a ")
+    text = f"a {token} dermoscopic image of {article}{noun}" if token else f"{CLASS_PROMPT} of {article}{noun}"
+    if "tone" in said:
+        text += f" on {said['tone']} skin"
+    if "site" in said:
+        text += f", {said['site']}"
+    return text
+
+
+def corpus() -> list[str]:
+    """Sentences with every word that the embedded base model's tokenizer must know whole."""
+    sentences = [*PAPER_PROMPTS, NEGATIVE_WORDS, "sks", "multiple", "mole", "moles", "without hair", "with hair"]
+    for label in LABEL_WORDS:
+        for size in SIZES:
+            for count in (*COUNTS, "multiple"):
+                sentences.append(compose({"label": label, "size": size, "count": count}, "sks"))
+    sentences += [compose({"tone": tone, "site": site}) for tone in TONES for site in SITES]
+    return [sentence.lower() for sentence in sentences]

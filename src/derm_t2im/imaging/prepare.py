@@ -1,0 +1,58 @@
+"""One image on its way from raw to processed: square, hairless, measured, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from derm_t2im.imaging import hair, hashing, io, quality
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to prepare: where it is and where it goes."""
+
+    image_id: str
+    source: Path
+    target: Path
+
+
+def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Method) -> dict[str, Any]:
+    """Prepare one image and write it as PNG.
+
+    The centre is cropped square, hair removed at the source's resolution (at most
+    :data:`hair.MAX_SIDE`), and only then the image resized: a thin hair is gone before it could blur
+    into the skin. Nothing here changes colours, so tone and cast are those of the source.
+
+    Returns:
+        ``image_id``, ``sha256`` of the PNG, ``phash`` and all of :data:`quality.COLUMNS`; or
+        ``image_id``, ``reason`` and ``detail`` where the image cannot be used.
+    """
+    try:
+        rgb = io.read_rgb(job.source, max_pixels, min_side)
+    except io.ImageError as error:
+        return {"image_id": job.image_id, "reason": error.reason, "detail": error.detail}
+    side = min(rgb.shape[:2])
+    # Far above the target there is no hair to lose, only time.
+    crop = io.square(rgb, min(side, max(hair.MAX_SIDE, size)))
+    found = hair.hair_mask(crop)
+    if method == "directional":
+        bare = hair.fill(crop, found) if found.any() else crop
+    else:
+        bare = hair.remove_hair(crop, method)[0]
+    small = io.square(bare, size)
+    measured = quality.measure(small, io.square(found, size))
+    measured["hair_fraction"] = float(found.mean())
+    io.write_png(job.target, small)
+    digest = hashlib.sha256(job.target.read_bytes()).hexdigest()
+    return {"image_id": job.image_id, "sha256": digest, "phash": hashing.phash(small), **measured}
+
+
+def code_version() -> str:
+    """Digest of this package's source: work begun by other code must not be taken up again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

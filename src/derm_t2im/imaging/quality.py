@@ -1,0 +1,174 @@
+"""How good an image is, and what lies on it that is not skin.
+
+Every measure is a plain number with a stated unit, made to rank images of one size; where to draw a
+line is a parameter of the stage that draws it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from derm_t2im.imaging import hair, lesion, tone
+from derm_t2im.vocabulary import tone_of
+
+COLUMNS = (
+    "sharpness",
+    "exposure",
+    "colour_cast",
+    "dark_corner",
+    "ruler",
+    "ink",
+    "gel_bubble",
+    "hair_fraction",
+    "lesion_area",
+    "lesion_count",
+    "lesion_asymmetry",
+    "lesion_border",
+    "ita",
+    "tone",
+)  # fmt: skip
+
+
+def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str, Any]:
+    """All measured columns of the manifest but ``phash``, for one image.
+
+    Args:
+        rgb: uint8 (h, w, 3), sRGB whose colours nothing has changed.
+        hair_pixels: bool (h, w); found here where not given.
+
+    Returns:
+        ``sharpness`` (0..1), ``exposure`` (mean lightness, 0..1), ``colour_cast`` (degrees),
+        ``dark_corner``, ``ruler``, ``ink``, ``gel_bubble`` (scores, 0..1), ``hair_fraction`` (share
+        of the image), ``lesion_*`` (:func:`derm_t2im.imaging.lesion.describe`), ``ita`` (degrees),
+        ``tone`` (its name).
+    """
+    if hair_pixels is None:
+        hair_pixels = hair.hair_mask(rgb)
+    bare = hair.fill(rgb, hair_pixels) if hair_pixels.any() else rgb
+    mask = lesion.lesion_mask(bare)
+    frame = lesion.black_frame(rgb)
+    skin = tone.skin(bare, mask, hair_pixels | frame)
+    colour = tone.lab(bare)
+    angle = tone.ita(bare, skin)
+    return {
+        "sharpness": sharpness(bare),
+        "exposure": float(np.mean(colour[..., 0][~frame])) / 100 if not frame.all() else 0.0,
+        "colour_cast": colour_cast(bare, frame),
+        "dark_corner": dark_corner(colour, skin),
+        "ruler": ruler(bare),
+        "ink": ink(colour, skin),
+        "gel_bubble": gel_bubble(bare),
+        "hair_fraction": float(hair_pixels.mean()),
+        **lesion.describe(mask),
+        "ita": angle,
+        "tone": tone_of(angle),
+    }
+
+
+def sharpness(rgb: np.ndarray) -> float:
+    """How much detail another blur would take away, 0 (blurred) to 1 (Crete et al. 2007)."""
+    import cv2
+
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    scores = []
+    for axis, kernel in ((1, (9, 1)), (0, (1, 9))):
+        blurred = cv2.blur(grey, kernel)
+        detail = np.abs(np.diff(grey, axis=axis))
+        lost = np.maximum(0, detail - np.abs(np.diff(blurred, axis=axis)))
+        scores.append(float(lost.sum()) / max(float(detail.sum()), 1e-6))
+    return min(scores)
+
+
+def colour_cast(rgb: np.ndarray, frame: np.ndarray) -> float:
+    """Angle in degrees between the light's colour and grey, by shades of grey (p = 6; Finlayson 2004)."""
+    step = max(1, min(frame.shape) // 64)
+    values, frame = rgb[::step, ::step] / 255.0, frame[::step, ::step]
+    squares = (values if frame.all() else values[~frame]).reshape(-1, 3) ** 2
+    light = (squares * squares * squares).mean(axis=0) ** (1 / 6)
+    length = float(np.linalg.norm(light))
+    if length == 0:
+        return 0.0
+    return float(np.degrees(np.arccos(np.clip(light.sum() / (length * np.sqrt(3)), -1, 1))))
+
+
+def dark_corner(colour: np.ndarray, skin: np.ndarray) -> float:
+    """How much darker the corners are than the skin: 0 (not at all) to 1 (black), mean of four corners."""
+    height, width = skin.shape
+    reach = max(2, round(0.05 * min(height, width)))
+    lightness = colour[..., 0]
+    typical = max(float(np.median(lightness[skin])), 1.0)
+    rows, columns = (slice(0, reach), slice(height - reach, height)), (slice(0, reach), slice(width - reach, width))
+    corners = [float(np.median(lightness[r, c])) for r in rows for c in columns]
+    return float(np.mean([np.clip(1 - corner / typical, 0, 1) for corner in corners]))
+
+
+def ink(colour: np.ndarray, skin: np.ndarray) -> float:
+    """Pen marks: pixels far bluer or greener than the skin and saturated; 1 from 2 % of the image."""
+    typical = np.median(colour[skin], axis=0)
+    shift_a, shift_b = colour[..., 1] - typical[1], colour[..., 2] - typical[2]
+    chroma = np.hypot(colour[..., 1], colour[..., 2])
+    blue = (shift_b < -22) & (colour[..., 2] < -8)
+    green = (shift_a < -18) & (colour[..., 1] < -8)
+    return float(min(1.0, ((blue | green) & (chroma > 14)).mean() / 0.02))
+
+
+def gel_bubble(rgb: np.ndarray) -> float:
+    """Bubbles in the gel: small bright rims and glints that stand out from what is around them.
+
+    1 from 1.5 % of the image.
+    """
+    import cv2
+
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    reach = 2 * max(1, round(0.02 * min(grey.shape))) + 1
+    hat = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    bright = hat > max(28.0, 5 * float(np.median(hat)))
+    return float(min(1.0, bright.mean() / 0.015))
+
+
+def ruler(rgb: np.ndarray) -> float:
+    """A scale in the image: short parallel marks at even distances in a row; 1 from eight in a row."""
+    import cv2
+
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    side = min(grey.shape)
+    reach = 2 * max(2, round(0.015 * side)) + 1
+    hat = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((reach, reach), np.uint8))
+    marks = (hat > max(14.0, 4 * float(np.median(hat)))).astype(np.uint8)
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(marks, connectivity=8)
+    length = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    fits = (length >= max(3, 0.02 * side)) & (length <= 0.16 * side) & (length**2 >= 4 * stats[:, cv2.CC_STAT_AREA])
+    fits[0] = False
+    chosen = np.flatnonzero(fits)[:400]
+    if len(chosen) < 4:
+        return 0.0
+    angles = np.empty(len(chosen))
+    for k, i in enumerate(chosen):
+        left, top, width, height = (int(v) for v in stats[i, :4])
+        m = cv2.moments((labels[top : top + height, left : left + width] == i).astype(np.uint8), binaryImage=True)
+        angles[k] = 0.5 * np.arctan2(2 * m["mu11"], m["mu20"] - m["mu02"])
+    return min(1.0, _in_a_row(centres[chosen], angles, side) / 8)
+
+
+def _in_a_row(centres: np.ndarray, angles: np.ndarray, side: int) -> int:
+    """Most marks of one direction that stand beside one another at even distances."""
+    best = 0
+    for angle in angles:
+        turned = np.abs((angles - angle + np.pi / 2) % np.pi - np.pi / 2) < np.radians(12)
+        if turned.sum() <= max(best, 3):
+            continue
+        along = np.array([np.cos(angle), np.sin(angle)])
+        across = np.array([-along[1], along[0]])
+        height, place = centres[turned] @ along, centres[turned] @ across
+        for middle in height:
+            row = np.sort(place[np.abs(height - middle) < 0.03 * side])
+            if len(row) <= max(best, 3):
+                continue
+            gaps = np.diff(row)
+            gaps = gaps[gaps > 0.01 * side]
+            if len(gaps) >= 3:
+                even = np.abs(gaps - np.median(gaps)) < 0.25 * np.median(gaps)
+                best = max(best, int(even.sum()) + 1)
+    return best

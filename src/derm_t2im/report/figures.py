@@ -1,0 +1,213 @@
+"""Charts as inline SVG: real text, colours of the page (light and dark), one shape and dash per series."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Placeholders that the page's style sheet fills; matplotlib only ever sees these hex codes.
+INK, MUTED, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GOOD: "--good", BAD: "--bad"}
+
+#: Colour, marker and dash of each mix: told apart without colour too.
+SERIES: dict[str, tuple[str, str, Any]] = {
+    "real": ("#0a0a01", "o", "-"),
+    "hybrid": ("#0a0a02", "D", (0, (5, 1.5))),
+    "oversampled": ("#0a0a03", "^", (0, (1.2, 1.2))),
+    "synthetic": ("#0a0a04", "s", (0, (5, 1.5, 1, 1.5))),
+}
+_VARIABLES.update({look[0]: f"--{name}" for name, look in SERIES.items()})
+_OTHER = ("#020202", "v", (0, (3, 1)))
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of a forest plot: an estimate with its 95 % interval, in the unit of the axis."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart; ``sizes`` are counts behind its points, where they matter."""
+
+    series: str
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    sizes: Sequence[float] = ()
+
+
+def forest(
+    rows: Sequence[Interval],
+    axis: str,
+    title: str,
+    describe: str,
+    zero: bool = True,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Estimates with 95 % intervals, one below the other; ``zero`` draws the line of no difference.
+
+    Args:
+        rows: From top to bottom.
+        axis: Name and unit of the axis.
+        title: Heading of the chart.
+        describe: What the chart shows, for those who do not see it.
+        zero: Rows are differences: colour them by the side of zero on which their interval lies.
+        limits: Of the axis.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with _context(f"forest {title} {axis}"):
+        figure, axes = _blank(4.4, 0.8 + 0.46 * len(rows))
+        if zero:
+            axes.axvline(0, color=MUTED, linewidth=1)
+        for i, row in enumerate(rows):
+            colour, marker, _ = SERIES.get(row.series, _OTHER)
+            if zero:
+                colour = GOOD if row.low > 0 else BAD if row.high < 0 else INK
+            axes.plot([row.low, row.high], [i, i], color=colour, linewidth=1.8, solid_capstyle="butt")
+            for end in (row.low, row.high):
+                axes.plot([end, end], [i - 0.12, i + 0.12], color=colour, linewidth=1.4)
+            axes.plot([row.value], [i], marker=marker if row.series else "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.65)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        if not zero:
+            axes.set_xlim(left=min(0.0, *(row.low for row in rows)))
+        if limits:
+            axes.set_xlim(*limits)
+        axes.set_xlabel(axis)
+        axes.set_title(title)
+        return _svg(figure, title, describe)
+
+
+def roc(curves: Sequence[Curve], title: str, describe: str) -> str:
+    """ROC curves of the mixes on one test set."""
+    with _context(f"roc {title}"):
+        figure, axes = _blank(2.9, 3.0)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+        for curve in curves:
+            colour, _, dash = SERIES.get(curve.series, _OTHER)
+            axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=curve.label)
+        _unit_square(axes)
+        axes.set_xlabel("1 − specificity")
+        axes.set_ylabel("sensitivity")
+        axes.legend(loc="lower right", handlelength=2.6)
+        axes.set_title(title)
+        return _svg(figure, title, describe)
+
+
+def reliability(curves: Sequence[Curve], title: str, describe: str) -> str:
+    """Observed accuracy over stated confidence; the area of a marker grows with its number of images."""
+    with _context(f"reliability {title}"):
+        figure, axes = _blank(2.9, 3.0)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+        most = max((size for curve in curves for size in curve.sizes), default=1) or 1
+        lows = [value for curve in curves for value in (*curve.x, *curve.y)]
+        for curve in curves:
+            colour, marker, dash = SERIES.get(curve.series, _OTHER)
+            axes.plot(curve.x, curve.y, color=colour, linestyle=dash, linewidth=1.2)
+            areas = [10 + 70 * size / most for size in curve.sizes] or 30
+            axes.scatter(curve.x, curve.y, s=areas, color=colour, marker=marker, label=curve.label, linewidths=0)
+        _unit_square(axes, min(0.5, *lows) if lows else 0.0)
+        axes.set_xlabel("mean confidence in the predicted class")
+        axes.set_ylabel("share that is right")
+        axes.legend(loc="upper left", markerscale=0.8)
+        axes.set_title(title)
+        return _svg(figure, title, describe)
+
+
+def _blank(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _unit_square(axes: Axes, low: float = 0.0) -> None:
+    low = max(0.0, int(low * 10) / 10)
+    pad = 0.02 * (1 - low)
+    axes.set_xlim(low - pad, 1 + pad)
+    axes.set_ylim(low - pad, 1 + pad)
+    axes.set_aspect("equal")
+    axes.grid()
+    axes.set_axisbelow(True)
+
+
+@contextmanager
+def _context(name: str) -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever matplotlibrc this machine has
+        # The salt makes the ids of one chart stable, and unlike those of the others on the page.
+        style: Any = {**_STYLE, "svg.hashsalt": name}
+        mpl.rcParams.update(style)
+        yield
+
+
+def _svg(figure: Figure, title: str, describe: str) -> str:
+    """The figure as an inline <svg>: no fixed size, no metadata, the page's colours and font."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would apply to the page
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    for code, variable in _VARIABLES.items():
+        text = text.replace(code, f"var({variable})")
+    text = text.replace("'DejaVu Sans'", "inherit").replace("font-family: inherit", "font-family: var(--font)")
+    # ids of patches and axes repeat from chart to chart; only those that are referred to must stay
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
+    width = float(figure.get_figwidth()) * 72
+    label = html.escape(f"{title}. {describe}", quote=True)
+    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{label}" '
+    opening += f'style="max-width:{width * 1.6 if width < 250 else width * 1.3:.0f}px" '
+    text = re.sub(r'(viewBox="[^"]+").*?>', rf"{opening}\1>", text[text.index("viewBox") :], count=1, flags=re.DOTALL)
+    return text.strip()

@@ -1,0 +1,351 @@
+"""Rows of the report's tables, from metrics and manifests: plain records, already in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from derm_t2im.report import words
+from derm_t2im.report.evidence import Evidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Measures of the table of results: key, heading, form.
+MEASURES: tuple[tuple[str, str, words.Form], ...] = (
+    ("accuracy", "Accuracy", "percent"),
+    ("auc", "AUC", "plain"),
+    ("sensitivity", "Sensitivity", "percent"),
+    ("specificity", "Specificity", "percent"),
+    ("auc_seed_sd", "AUC, SD over seeds", "plain"),
+    ("ece", "ECE", "plain"),
+    ("ece_calibrated", "ECE, calibrated", "plain"),
+)
+FIDELITY: tuple[tuple[str, str, bool], ...] = (  # key, heading, has a value of real against real
+    ("precision", "Precision", True),
+    ("recall", "Recall", True),
+    ("density", "Density", True),
+    ("coverage", "Coverage", True),
+    ("vendi", "Vendi score", True),
+)
+PROMPTS: tuple[tuple[str, str, words.Form], ...] = (
+    ("class_agreement", "The probe sees the class that the prompt asked for", "percent"),
+    ("size_rank_correlation", "Lesion size: asked for and measured, rank correlation", "plain"),
+    ("count_rank_correlation", "Number of lesions: asked for and measured, rank correlation", "plain"),
+    ("tone_rank_correlation", "Skin tone: asked for and measured, rank correlation", "plain"),
+)
+SHORTCUTS = (
+    ("colour", "six colour statistics"),
+    ("border", "the image border alone"),
+    ("coarse", "a coarse thumbnail"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in words with its interval in words."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its name, its cells, and how many images stand behind it."""
+
+    name: str
+    cells: list[Cell]
+    n: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows below one heading."""
+
+    name: str
+    rows: list[Row]
+
+
+def cell(values: Mapping[str, Any], key: str, form: words.Form = "plain", digits: int = 3) -> Cell:
+    """An estimate ``key`` with its interval."""
+    return Cell(words.number(values.get(key), form, digits), words.bounds(values, key, form, digits))
+
+
+def scored(classification: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """(architecture, mix, test set, values) of every classifier, test set by test set."""
+    found = [
+        (arch, mix, test, values)
+        for arch, mixes in classification.items()
+        if isinstance(mixes, Mapping)
+        for mix, tests in mixes.items()
+        if isinstance(tests, Mapping) and mix in words.MIXES
+        for test, values in tests.items()
+        if isinstance(values, Mapping) and "n" in values
+    ]
+    mixes, tests = list(words.MIXES), list(words.TESTS)
+
+    def place(item: tuple[str, str, str, Mapping[str, Any]]) -> tuple[Any, ...]:
+        arch, mix, test, _ = item
+        return (tests.index(test) if test in tests else 9, test, arch, mixes.index(mix))
+
+    return sorted(found, key=place)
+
+
+def results(classification: Mapping[str, Any]) -> list[Block]:
+    """The table of results: a block per test set and architecture, a row per training mix."""
+    blocks: dict[tuple[str, str], Block] = {}
+    for arch, mix, test, values in scored(classification):
+        name = f"{words.arch(arch)}, {words.test_set(test)} (n = {words.count(values['n'])})"
+        block = blocks.setdefault((test, arch), Block(name, []))
+        scaled = {f"{key}_calibrated": v for key, v in _flat(values.get("calibrated")).items()}
+        scaled |= {f"ece_calibrated_{end}": scaled.get(f"ece_{end}_calibrated") for end in ("low", "high")}
+        cells = [cell({**values, **scaled}, key, form) for key, _, form in MEASURES]
+        block.rows.append(Row(words.mix(mix), cells, words.count(values["n"])))
+    return list(blocks.values())
+
+
+def operating(classification: Mapping[str, Any]) -> list[Row]:
+    """Sensitivity and specificity at thresholds chosen on validation images."""
+    rows = []
+    for arch, mix, test, values in scored(classification):
+        point = _flat(values.get("operating"))
+        if words.is_number(point.get("threshold")):
+            cells = [
+                Cell(f"{words.arch(arch)}, {words.test_set(test)}"),
+                Cell(words.number(point["threshold"])),
+                cell(point, "sensitivity", "percent"),
+                cell(point, "specificity", "percent"),
+                Cell(words.count(values["n"])),
+            ]
+            rows.append(Row(words.mix(mix), cells))
+    return rows
+
+
+def _flat(values: Any) -> Mapping[str, Any]:
+    return values if isinstance(values, Mapping) else {}
+
+
+def differences(contrasts: Sequence[words.Contrast]) -> list[Row]:
+    """The table of contrasts: differences in AUC and accuracy, their p values (plain, and Holm's), the outcome."""
+    rows = []
+    for c in contrasts:
+        name = f"{words.mix(c.a)} {words.MINUS} {words.mix(c.b)}"
+        cells = [
+            Cell(f"{words.arch(c.arch)}, {words.test_set(c.test)}"),
+            Cell(words.count(c.n)),
+            cell(c.values, "auc", "difference"),
+            Cell(words.p_value(c.values.get("p_auc")), _holm(c.values.get("p_auc_holm"))),
+            cell(c.values, "accuracy", "points"),
+            Cell(words.p_value(c.values.get("p")), _holm(c.values.get("p_holm"))),
+            Cell(c.outcome("auc")),
+        ]
+        rows.append(Row(name, cells, words.count(c.n)))
+    return rows
+
+
+def _holm(p: Any) -> str:
+    return f"Holm {words.p_value(p)}" if words.is_number(p) else ""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix: ``counts[actual][predicted]`` with the share of the row behind each."""
+
+    name: str
+    classes: list[str]
+    counts: list[list[int]]
+    shares: list[list[float]]
+
+
+def confusions(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Confusion]]]:
+    """Confusion matrices by architecture and test set, one per mix."""
+    known: dict[tuple[str, str], dict[str, dict[tuple[str, str], int]]] = {}
+    for r in records:
+        place = known.setdefault((str(r["test"]), str(r["arch"])), {}).setdefault(str(r["mix"]), {})
+        key = (str(r["actual"]), str(r["predicted"]))
+        place[key] = place.get(key, 0) + int(r["n"])
+    out = []
+    tests, mixes = list(words.TESTS), list(words.MIXES)
+    for test, arch in sorted(known, key=lambda k: (tests.index(k[0]) if k[0] in tests else 9, k)):
+        by_mix = known[test, arch]
+        order = sorted(by_mix, key=lambda m: (mixes.index(m) if m in mixes else 9, m))
+        shown = [_confusion(words.mix(m), by_mix[m]) for m in order]
+        out.append((f"{words.arch(arch)}, {words.test_set(test)}", shown))
+    return out
+
+
+def _confusion(name: str, counts: Mapping[tuple[str, str], int]) -> Confusion:
+    classes = sorted({label for pair in counts for label in pair})
+    rows = [[counts.get((actual, predicted), 0) for predicted in classes] for actual in classes]
+    shares = [[n / max(1, sum(row)) for n in row] for row in rows]
+    return Confusion(name, classes, rows, shares)
+
+
+def fidelity(metrics: Mapping[str, Any]) -> list[Row]:
+    """Fidelity per class: KID beside its floor, then the neighbour metrics beside real against real."""
+    rows = []
+    labels = [name for name, values in metrics.items() if isinstance(values, Mapping) and "kid" in values]
+    for label in sorted((name for name in labels if name not in ("all", "external")), key=str) + ["all"] * (
+        "all" in labels
+    ):
+        values = metrics[label]
+        cells = [cell(values, "kid", digits=4), cell(values, "kid_floor", digits=4)]
+        for key, _, has_real in FIDELITY:
+            real = words.number(values.get(f"{key}_real"), digits=2) if has_real else ""
+            cells.append(Cell(words.number(values.get(key), digits=2), f"real {real}" if real != words.NONE else ""))
+        n = f"{words.count(values.get('n_synthetic'))} / {words.count(values.get('n_real'))}"
+        rows.append(Row("all classes" if label == "all" else label, cells, n))
+    return rows
+
+
+def shortcuts(values: Mapping[str, Any]) -> list[Row]:
+    """How far a probe gets that sees no lesion: AUC beyond what it reaches in real images."""
+    return [
+        Row(f"AUC from {said}, beyond real images", [cell(values, f"{key}_excess_auc", "difference")])
+        for key, said in SHORTCUTS
+        if words.is_number(values.get(f"{key}_excess_auc"))
+    ]
+
+
+def samplers(values: Mapping[str, Any]) -> list[str]:
+    """The samplers that images were drawn with, in order of name."""
+    return sorted(_flat(values.get("samplers")))
+
+
+def prompts(values: Mapping[str, Any]) -> list[Row]:
+    """How well images follow their prompts: all of them, then those of each sampler."""
+    parts = [values, *(_flat(values["samplers"][name]) for name in samplers(values))]
+    return [
+        Row(
+            said,
+            [cell(part, key, form, 2) for part in parts],
+            words.count(values.get(f"{key}_n", values.get("images"))),
+        )
+        for key, said, form in PROMPTS
+        if words.is_number(values.get(key))
+    ]
+
+
+def mixes(values: Mapping[str, Any]) -> list[Row]:
+    """What each training set shows in one pass."""
+    order = [name for name in words.MIXES if name in values]
+    return [
+        Row(
+            words.mix(name),
+            [Cell(words.count(_flat(values[name]).get(key))) for key in ("images", "files", "real", "synthetic")],
+        )
+        for name in order
+    ]
+
+
+def broken(validation: Mapping[str, Any]) -> list[Row]:
+    """Expectations that do not hold: which, how serious, how many rows break it."""
+    rows = []
+    for found in validation.get("failures") or []:
+        number = f"{words.count(found.get('broken'))} of {words.count(found.get('rows'))}"
+        if found.get("rows") == 1 and words.is_number(found.get("observed")):
+            number = f"it is {found['observed']:.4g}"
+        rows.append(
+            Row(
+                str(found.get("expectation")), [Cell(str(found.get(k))) for k in ("suite", "severity")] + [Cell(number)]
+            )
+        )
+    return rows
+
+
+def truths(preprocess: Mapping[str, Any]) -> list[Row]:
+    """How measurements follow the known truth of phantoms."""
+    return [
+        Row(words.reason(name), [cell(values, "rank_correlation", digits=2)], words.count(values.get("n")))
+        for name, values in _flat(preprocess.get("truth")).items()
+        if words.is_number(values.get("rank_correlation"))
+    ]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A count with its share of the whole, 0..1."""
+
+    name: str
+    n: str
+    share: float
+    said: str
+
+
+def bars(counts: Mapping[str, Any], whole: float | None = None) -> list[Bar]:
+    """Counts, the largest first, as shares of ``whole`` (their sum, if not given)."""
+    known = {str(name): float(n) for name, n in counts.items() if words.is_number(n)}
+    total = whole or sum(known.values()) or 1.0
+    order = sorted(known, key=lambda name: (-known[name], name))
+    return [
+        Bar(words.reason(name), words.count(known[name]), known[name] / total, f"{100 * known[name] / total:.1f} %")
+        for name in order
+        if known[name]
+    ]
+
+
+def kept(synthetic: pd.DataFrame | None) -> list[Row]:
+    """Per class: images drawn, kept, rejected for a fault, and left over without one."""
+    if synthetic is None or "decision" not in synthetic:
+        return []
+    rows = []
+    for label, group in synthetic.groupby("label", observed=True):
+        stays = int((group["decision"] == "kept").sum())
+        surplus = int((group["reason"].fillna("") == "surplus").sum()) if "reason" in group else 0
+        cells = [
+            Cell(words.count(len(group))),
+            Cell(words.count(stays)),
+            Cell(words.number(stays / len(group), "percent")),
+            Cell(words.count(len(group) - stays - surplus)),
+            Cell(words.count(surplus)),
+        ]
+        rows.append(Row(str(label), cells))
+    return rows
+
+
+def sources(raw: pd.DataFrame | None) -> list[Row]:
+    """Where the real images come from: source, licence, attribution, number."""
+    if raw is None:
+        return []
+    keys = [key for key in ("source", "licence", "attribution") if key in raw]
+    if not keys:
+        return []
+    groups = raw.assign(**{key: raw[key].fillna("not stated") for key in keys}).groupby(keys, sort=True).size()
+    return [
+        Row(str(name[0]), [*(Cell(str(part)) for part in name[1:]), Cell(words.count(n))])
+        for name, n in ((name if isinstance(name, tuple) else (name,), n) for name, n in groups.items())
+    ]
+
+
+def split_sizes(real: pd.DataFrame | None) -> list[Row]:
+    """Images per split and class."""
+    if real is None or "split" not in real:
+        return []
+    labels = sorted(real["label"].dropna().unique())
+    order = ("train", "val", "test", "external", "unused")
+    table = real.groupby(["split", "label"], observed=True).size()
+    rows = []
+    for split in (name for name in order if (real["split"] == name).any()):
+        numbers = [int(table.get((split, label), 0)) for label in labels]
+        rows.append(Row(split, [*(Cell(words.count(n)) for n in numbers), Cell(words.count(sum(numbers)))]))
+    return rows
+
+
+def onnx(evidence: Evidence) -> list[Row]:
+    """The exported classifiers and how they agree with the networks that they come from."""
+    return [
+        Row(
+            words.arch(name),
+            [
+                Cell(
+                    f"{values['max_abs_difference']:.1e}" if words.is_number(values.get("max_abs_difference")) else "–"
+                ),
+                Cell(words.count(values.get("threshold_flips"))),
+                Cell(words.count(values.get("n"))),
+                Cell(f"{values['size_mb']:.1f} MB" if words.is_number(values.get("size_mb")) else words.NONE),
+            ],
+        )
+        for name, values in evidence.onnx.items()
+    ]

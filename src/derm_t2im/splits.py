@@ -1,0 +1,278 @@
+"""Who learns and who tests: groups that must stay together, and splits that keep them so.
+
+A group is a connected component of images that share a lesion, a patient or identical bytes, or that
+are near-duplicates: perceptual hashes within a few bits in any of the eight orientations, confirmed
+pixel by pixel. Whole groups only go to a split, so nothing seen in training is met again in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from derm_t2im import seeds
+from derm_t2im.errors import UserError
+from derm_t2im.imaging import hashing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from derm_t2im.params.split import Split
+
+SPLITS = ("train", "val", "test", "external", "unused")
+CORRELATION = 0.945  # of two images' details, from which they are one picture
+_BLOCK = 4_000_000  # pairs compared at a time
+
+
+def near_pairs(hashes: list[str], limit: int) -> np.ndarray:
+    """Pairs of hashes within ``limit`` differing bits in any orientation, as int64 (n, 3).
+
+    Columns: first, second (first < second), and the orientation of :func:`hashing.turn` that brings
+    the second image onto the first; sorted, one row per pair, with its nearest orientation.
+
+    By the pigeonhole principle: of ``limit + 1`` chunks of a hash at least one is equal in such a
+    pair, so only images that share a chunk are compared (Norouzi et al. 2012, multi-index hashing).
+    """
+    if len(hashes) < 2:
+        return np.zeros((0, 3), np.int64)
+    plain = hashing.bits(hashes)
+    packed = _pack(plain)
+    chunks = [np.arange(k, 64, limit + 1) for k in range(limit + 1)]  # interleaved: even entropy
+    found: list[np.ndarray] = []
+    for orientation in range(hashing.ORIENTATIONS):
+        turned = hashing.orient(plain, orientation)
+        turned_packed = _pack(turned)
+        for chunk in chunks:
+            keys, asked = _pack(plain[:, chunk]), _pack(turned[:, chunk])
+            order = np.argsort(keys, kind="stable")
+            low = np.searchsorted(keys[order], asked, "left")
+            high = np.searchsorted(keys[order], asked, "right")
+            for second, at in _expand(low, high):
+                first = order[at]
+                ahead = first < second
+                first, second = first[ahead], second[ahead]
+                distance = np.bitwise_count(packed[first] ^ turned_packed[second]).astype(np.int64)
+                near = distance <= limit
+                if near.any():
+                    turns = np.full(int(near.sum()), orientation)
+                    found.append(np.stack([first[near], second[near], distance[near], turns], axis=1))
+    if not found:
+        return np.zeros((0, 3), np.int64)
+    rows = np.unique(np.concatenate(found), axis=0)  # sorted: the nearest orientation comes first
+    first_of_pair = np.unique(rows[:, :2], axis=0, return_index=True)[1]
+    return rows[first_of_pair][:, [0, 1, 3]]
+
+
+def _pack(rows: np.ndarray) -> np.ndarray:
+    """Rows of up to 64 bits as uint64 (n,)."""
+    weights = np.left_shift(np.uint64(1), np.arange(rows.shape[1], dtype=np.uint64))
+    return rows.astype(np.uint64) @ weights
+
+
+def _expand(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each index i repeated for the positions low[i] to high[i] - 1, in blocks of bounded size."""
+    lengths = high - low
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
+        part = lengths[start:stop]
+        total = int(part.sum())
+        if total:
+            offsets = np.arange(total) - np.repeat(np.cumsum(part) - part, part)
+            yield np.repeat(np.arange(start, stop), part), np.repeat(low[start:stop], part) + offsets
+        start = stop
+
+
+def confirm(pairs: np.ndarray, details: np.ndarray, least: float = CORRELATION) -> np.ndarray:
+    """The pairs whose images agree pixel by pixel too, as int64 (m, 2).
+
+    Args:
+        pairs: (n, 3) of :func:`near_pairs`.
+        details: float32 (images, s, s), :func:`hashing.detail` of each image that a pair names.
+        least: Least correlation of the two details.
+    """
+    agreed = np.zeros(len(pairs), dtype=bool)
+    for orientation in range(hashing.ORIENTATIONS):
+        rows = np.flatnonzero(pairs[:, 2] == orientation)
+        for part in np.array_split(rows, max(1, -(-len(rows) // 4096))):
+            first = details[pairs[part, 0]]
+            second = hashing.turn(details[pairs[part, 1], ..., None], orientation)[..., 0]
+            agreed[part] = np.einsum("nij,nij->n", first, second) >= least
+    return pairs[agreed][:, :2]
+
+
+def group_ids(table: pd.DataFrame, near: np.ndarray) -> list[str]:
+    """The group of each image, named after the first ``image_id`` in it.
+
+    Args:
+        table: manifest rows with ``image_id`` and, where known, ``sha256``, ``lesion_id``,
+            ``patient_id``, ``source``. Ids of lesions and patients mean something within a source only.
+        near: int (m, 2), positions of near-duplicates.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(table)
+    edges = [near.reshape(-1, 2).astype(np.int64)]
+    for keys in _keys(table).values():
+        known = np.flatnonzero(keys.notna())
+        if len(known):
+            # each image with the first of its key
+            first = keys.iloc[known].groupby(keys.iloc[known]).transform(lambda same: same.index[0])
+            edges.append(np.stack([known, first.to_numpy(dtype=np.int64)], axis=1))
+    links = np.concatenate(edges)
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
+    component = connected_components(graph, directed=False)[1] if count else np.zeros(0, int)
+    names: dict[int, str] = {}
+    ids = table["image_id"].astype(str).tolist()
+    for image, at in sorted(zip(ids, component.tolist(), strict=True)):
+        names.setdefault(at, image)
+    return [names[at] for at in component.tolist()]
+
+
+def _keys(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What must not be torn apart: per column, a key for each image (missing where unknown)."""
+    import pandas as pd
+
+    source = table["source"].fillna("") if "source" in table else pd.Series("", index=table.index)
+    keys = {}
+    for name in ("sha256", "lesion_id", "patient_id"):
+        if name in table:
+            value = table[name].astype("string")
+            value = value.mask(value == "")
+            keys[name] = (value if name == "sha256" else source.astype("string") + "\x1f" + value).reset_index(
+                drop=True
+            )
+    return keys
+
+
+def assign(table: pd.DataFrame, settings: Split) -> pd.DataFrame:
+    """Give each image a split; whole groups only.
+
+    The test set is drawn first, then validation, then training, each in an order that a hash of
+    (seed, group) fixes: a smaller training set leaves the test set as it is. Each split follows the
+    shares of (source, label) in what is left to draw from.
+
+    Args:
+        table: manifest rows with ``image_id``, ``label``, ``role``, ``group_id`` and, where known, ``source``.
+        settings: sizes in images, and the seed.
+
+    Returns:
+        The table with ``split`` (train, val, test, external or unused) and ``seed_image``. Sizes are
+        met as nearly as whole groups allow and never exceeded. External images whose group touches
+        the pool are unused.
+
+    Raises:
+        UserError: where more images are asked for than there are.
+    """
+    table = table.reset_index(drop=True).copy()
+    external = table["role"].eq("external").fillna(False).to_numpy(dtype=bool)
+    group = table["group_id"].astype(str).to_numpy()
+    touches = np.isin(group, np.unique(group[~external]))
+    pool, free = np.flatnonzero(~external), np.flatnonzero(external & ~touches)
+    asked = settings.train + settings.val + settings.test
+    if asked > len(pool):
+        raise UserError(
+            f"split: train + val + test ask for {settings.train} + {settings.val} + {settings.test} = {asked} images, "
+            f"but the pool has {len(pool)}: lower split.train, split.val or split.test, or acquire more images."
+        )
+    if external.any() and settings.external > external.sum():
+        raise UserError(
+            f"split.external asks for {settings.external} images, but the external set has {int(external.sum())}: "
+            "lower split.external, or acquire more images."
+        )
+    source = table["source"].fillna("").astype(str) if "source" in table else ""
+    stratum = (source + "\x1f" + table["label"].astype(str)).to_numpy()
+    split = np.full(len(table), "unused", dtype=object)
+    for name, size in (("test", settings.test), ("val", settings.val), ("train", settings.train)):
+        left = pool[split[pool] == "unused"]
+        split[_draw(left, stratum, group, size, settings.seed)] = name
+    split[_draw(free, stratum, group, settings.external, settings.seed)] = "external"
+    table["split"] = split
+    seed_image = np.zeros(len(table), dtype=bool)
+    seed_image[_seeds(table, np.flatnonzero(split == "train"), settings)] = True
+    table["seed_image"] = seed_image
+    return table
+
+
+def _draw(left: np.ndarray, stratum: np.ndarray, group: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Positions of at most ``size`` of ``left``: whole groups, strata in proportion."""
+    names, counts = np.unique(stratum[left], return_counts=True)
+    if size <= 0 or not len(left):
+        return np.zeros(0, np.int64)
+    room = dict(zip(names.tolist(), _apportion(counts, min(size, len(left))), strict=True))
+    members: dict[str, list[int]] = {}
+    for at in left.tolist():
+        members.setdefault(group[at], []).append(at)
+    order = sorted(members, key=lambda name: seeds.derive(seed, "split", name))
+    taken: list[int] = []
+    later = []
+    for name in order:
+        needs: dict[str, int] = {}
+        for at in members[name]:
+            needs[stratum[at]] = needs.get(stratum[at], 0) + 1
+        if all(room[key] >= need for key, need in needs.items()):
+            for key, need in needs.items():
+                room[key] -= need
+            taken += members[name]
+        else:
+            later.append(name)
+    # Groups too large for what their stratum had left leave gaps: any group that fits closes them.
+    for name in later:
+        if len(taken) + len(members[name]) <= size:
+            taken += members[name]
+    return np.array(taken, np.int64)
+
+
+def _apportion(counts: np.ndarray, size: int) -> list[int]:
+    """``size`` seats in proportion to ``counts``, by largest remainder; never more than a count."""
+    exact = counts * size / counts.sum()
+    seats = np.floor(exact).astype(int)
+    order = np.argsort(-(exact - seats), kind="stable")
+    seats[order[: size - int(seats.sum())]] += 1
+    return seats.tolist()
+
+
+def _seeds(table: pd.DataFrame, train: np.ndarray, settings: Split) -> np.ndarray:
+    """Positions of the generator's images: classes as even as they can be, groups before their repeats."""
+    labels, ids, groups = (table[name].astype(str).to_numpy() for name in ("label", "image_id", "group_id"))
+    queues: dict[str, list[int]] = {}
+    for label in sorted(set(labels[train])):
+        mine = sorted(
+            train[labels[train] == label], key=lambda at: seeds.derive(settings.seed, "seed image", str(ids[at]))
+        )
+        seen: dict[str, int] = {}
+        rank = {}
+        for at in mine:
+            rank[at] = seen[groups[at]] = seen.get(groups[at], -1) + 1
+        queues[label] = sorted(mine, key=rank.__getitem__)
+    chosen: list[int] = []
+    while len(chosen) < min(settings.seed_images, len(train)):
+        for label in sorted(queues, key=lambda name: (-len(queues[name]), name)):
+            if queues[label] and len(chosen) < settings.seed_images:
+                chosen.append(queues[label].pop(0))
+    return np.array(sorted(chosen), np.int64)
+
+
+def leaked_groups(table: pd.DataFrame, near: np.ndarray) -> int:
+    """How many things are met in more than one split: lesions, patients, files, groups, near-duplicates.
+
+    Looks at the finished table only and shares nothing with the way it was made; 0 is the only good answer.
+    """
+    used = table["split"].ne("unused").to_numpy(dtype=bool)
+    split = table["split"].reset_index(drop=True)
+    keys = _keys(table)
+    if "group_id" in table:
+        keys["group_id"] = table["group_id"].reset_index(drop=True)
+    leaks = 0
+    for key in keys.values():
+        leaks += int((split[used].groupby(key[used]).nunique() > 1).sum())
+    if len(near):
+        first, second = near[:, 0].astype(int), near[:, 1].astype(int)
+        apart = split.to_numpy()[first] != split.to_numpy()[second]
+        leaks += int((apart & used[first] & used[second]).sum())
+    return leaks

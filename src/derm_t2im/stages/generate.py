@@ -1,0 +1,94 @@
+"""Stage `generate`: draw synthetic lesions, each with its settings, and measure what was asked for."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from derm_t2im import manifest, networks, paths, runtime
+from derm_t2im.diffusion import adherence, base, png, sample
+from derm_t2im.errors import UserError
+from derm_t2im.imaging import hashing, quality
+from derm_t2im.imaging.io import read_rgb, read_stack
+from derm_t2im.params import load
+from derm_t2im.params.finetune import Finetune
+from derm_t2im.params.generate import Generate
+from derm_t2im.progress import say, track
+from derm_t2im.state import discard, fingerprint, hash_file, hash_tree, move_into_place, work_folder, write_json
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def run() -> None:
+    """Write data/synthetic/ (PNG images, manifest) and metrics/generate.json."""
+    settings, tuned = load("generate", Generate), load("finetune", Finetune)
+    table = manifest.read(paths.SPLITS_MANIFEST)
+    train = table[table["split"] == "train"]
+    classes = sorted(train["label"].unique())
+    base_hash, lora_hash = hash_tree(Path(tuned.base)), hash_tree(paths.LORA)
+    rows = sample.plan(settings, train, classes, tuned.token)
+    rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
+    work = work_folder("generate", fingerprint(settings, tuned.base, tuned.token, base_hash, lora_hash,
+                                               hash_file(paths.SPLITS_MANIFEST)))  # fmt: skip
+    images = work / "out" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    _draw_all(settings, tuned, rows, images)
+    made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
+    made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
+    opinions = networks.load(paths.PROBE)
+    probabilities = opinions.predict(read_stack([images / f"{name}.png" for name in rows["image_id"]]))
+    metrics = adherence.measure(made, np.array(opinions.classes)[probabilities.argmax(1)])
+    manifest.write(made, work / "out" / paths.SYNTHETIC_MANIFEST.name)
+    write_json(paths.GENERATE_METRICS, metrics)
+    move_into_place(work / "out", paths.SYNTHETIC)
+    discard(work)
+    say(f"generate: {len(made)} images, {metrics['class_agreement']:.0%} in the prompted class, {paths.SYNTHETIC}")
+
+
+def _draw_all(settings: Generate, tuned: Finetune, rows: pd.DataFrame, folder: Path) -> None:
+    """Draw what is missing. A batch is whole or drawn again whole, so that its images stay the same bits."""
+    parts = sample.batches(rows, settings.batch)
+    todo = [part for part in parts if not all((folder / f"{name}.png").is_file() for name in part["image_id"])]
+    if len(todo) < len(parts):
+        say(f"generate: goes on, {len(parts) - len(todo)} of {len(parts)} batches are there")
+    if not todo:
+        return
+    pipe = _pipeline(settings, tuned)
+    size = base.image_size(pipe)
+    for part in track(todo, "generate (batches)"):
+        for row, image in zip(part.to_dict("records"), sample.draw(pipe, part, settings.guidance_rescale), strict=True):
+            png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
+
+
+def _pipeline(settings: Generate, tuned: Finetune) -> StableDiffusionPipeline:
+    device = runtime.device()
+    if settings.precision == "fp16" and device == "cpu":
+        raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
+    pipe = base.load(tuned.base, settings.precision, device)
+    sample.add_lora(pipe, paths.LORA, settings.beta)
+    return pipe
+
+
+def _measure(files: list[Path]) -> pd.DataFrame:
+    with ProcessPoolExecutor(runtime.workers(), mp_context=get_context("spawn")) as pool:
+        rows = pool.map(_measure_one, files, chunksize=32)
+        return pd.DataFrame(list(track(rows, "generate: measure", total=len(files))))
+
+
+def _measure_one(file: Path) -> dict[str, Any]:
+    rgb = read_rgb(file)
+    return {
+        **quality.measure(rgb),
+        "phash": hashing.phash(rgb),
+        "sha256": hash_file(file),
+        "width": rgb.shape[1],
+        "height": rgb.shape[0],
+    }
+
+

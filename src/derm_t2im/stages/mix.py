@@ -1,0 +1,31 @@
+"""Stage `mix`: one manifest per training mix."""
+
+from __future__ import annotations
+
+from derm_t2im import manifest, paths, state
+from derm_t2im.classify import mixes
+from derm_t2im.classify.data import refuse_leaks
+from derm_t2im.params import load
+from derm_t2im.params.mix import Mix
+from derm_t2im.progress import say
+
+
+def run() -> None:
+    """Write ``data/mixes/<mix>.parquet`` for each mix asked for, and ``metrics/mix.json``."""
+    settings = load("mix", Mix)
+    splits = manifest.read(paths.SPLITS_MANIFEST)
+    refuse_leaks(splits)
+    kept = None
+    if {"hybrid", "synthetic"} & set(settings.mixes):
+        curated = manifest.read(paths.CURATED_MANIFEST)
+        kept = curated[curated["decision"] == "kept"]
+    real = splits[splits["split"] == "train"]
+    made = mixes.build(list(settings.mixes), real, kept, settings.synthetic_fraction, settings.seed)
+
+    work = state.work_folder("mix", state.fingerprint(settings)) / "mixes"
+    for name, table in made.items():
+        manifest.write(table, work / paths.mix_manifest(name).name)
+    state.move_into_place(work, paths.MIXES)  # a new folder: a mix of an earlier run does not stay
+    state.discard(work.parent)
+    state.write_json(paths.MIX_METRICS, {name: mixes.describe(table) for name, table in made.items()})
+    say(f"mixes {', '.join(made)} are in {paths.MIXES}")

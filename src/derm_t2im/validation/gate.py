@@ -1,0 +1,76 @@
+"""From outcomes to numbers and to words: what failed, and what a person can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from derm_t2im.validation.rules import Outcome, Suite
+
+SHOWN = 4  # failures in a message of at most ten lines
+
+
+def metrics(outcomes: Sequence[Outcome], suites: Sequence[Suite]) -> dict[str, Any]:
+    """metrics/validation.json: how many expectations there were, and which failed."""
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    return {
+        "expectations": len(outcomes),
+        "passed": len(outcomes) - len(failed),
+        "critical_failures": sum(outcome.rule.severity == "critical" for outcome in failed),
+        "warnings": sum(outcome.rule.severity == "warning" for outcome in failed),
+        "suites": {
+            suite.name: {
+                "expectations": len(suite.rules),
+                "passed": sum(outcome.passed for outcome in outcomes if outcome.suite == suite.name),
+                "rows": len(suite.table),
+            }
+            for suite in suites
+        },
+        "failures": [
+            {
+                "suite": outcome.suite,
+                "severity": outcome.rule.severity,
+                "expectation": outcome.rule.words,
+                "column": outcome.rule.column,
+                "broken": outcome.broken,
+                "rows": outcome.rows,
+                "examples": list(outcome.examples),
+                "observed": outcome.observed,
+                "turn": outcome.rule.turn,
+            }
+            for outcome in failed
+        ],
+        "not_measured": [f"{suite.name}: {column}" for suite in suites for column in suite.not_measured],
+    }
+
+
+def sentence(outcome: Outcome) -> str:
+    """A failed outcome in plain words."""
+    expected = f"{outcome.suite}: expected that {outcome.rule.words}"
+    if outcome.rows == 1:
+        return f"{expected}; it is {_number(outcome.observed)}."
+    examples = ", ".join(outcome.examples)
+    return f"{expected}; {outcome.broken} of {outcome.rows} break it: {examples}{_more(outcome)}."
+
+
+def _more(outcome: Outcome) -> str:
+    return ", ..." if outcome.broken > len(outcome.examples) else ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def message(outcomes: Sequence[Outcome], docs: Path) -> str:
+    """What a person reads when the gate is shut: at most ten lines. Empty where nothing critical failed."""
+    failed = [outcome for outcome in outcomes if not outcome.passed and outcome.rule.severity == "critical"]
+    if not failed:
+        return ""
+    hidden = len(failed) - SHOWN
+    which = f", the first {SHOWN} of them" if hidden > 0 else ""
+    lines = [f"{len(failed)} critical expectation{'s' if len(failed) > 1 else ''} failed, the run stops here{which}:"]
+    for outcome in failed[:SHOWN]:
+        lines += [f"- {sentence(outcome)}", f"  What to turn: {outcome.rule.turn}."]
+    lines.append(f"All results with the images behind them: {docs / 'index.html'}")
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Mixes: their counts, their balance, and what they say when there is too little."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derm_t2im.classify import mixes
+from derm_t2im.errors import UserError
+
+
+def rows(kind, **labels):
+    return pd.DataFrame(
+        [
+            {"image_id": f"{kind}-{label}-{i}", "path": "", "kind": kind, "label": label}
+            for label, n in labels.items()
+            for i in range(n)
+        ]
+    )
+
+
+REAL = rows("real", benign=20, malignant=12)
+KEPT = rows("synthetic", benign=60, malignant=60)
+ALL = ["real", "hybrid", "oversampled", "synthetic"]
+
+
+def test_the_papers_hybrid_is_a_quarter_real():
+    made = {name: mixes.describe(mix) for name, mix in mixes.build(ALL, REAL, KEPT, 0.75, 0).items()}
+    assert made["real"] == {
+        "images": 32, "files": 32, "real": 32, "synthetic": 0, "classes": {"benign": 20, "malignant": 12},
+    }  # fmt: skip
+    assert made["hybrid"]["images"] == 128
+    assert made["hybrid"]["synthetic"] == 96
+    assert made["hybrid"]["classes"] == {"benign": 68, "malignant": 60}
+    assert made["synthetic"]["classes"] == {"benign": 48, "malignant": 48}
+
+
+@given(st.floats(0, 0.85), st.integers(0, 3))
+def test_oversampled_shows_what_hybrid_shows_spread_evenly(fraction, seed):
+    kept = rows("synthetic", benign=100, malignant=100)
+    made = mixes.build(["hybrid", "oversampled"], REAL, kept, fraction, seed)
+    hybrid, over = mixes.describe(made["hybrid"]), mixes.describe(made["oversampled"])
+    assert over["images"] == hybrid["images"]
+    assert over["classes"] == hybrid["classes"]
+    assert over["real"] == over["images"]
+    assert hybrid["synthetic"] == round(32 * fraction / (1 - fraction))
+    weights = made["oversampled"].groupby("label")["weight"]
+    assert (weights.max() - weights.min()).max() <= 1
+
+
+def test_a_larger_fraction_keeps_the_images_of_a_smaller_one():
+    small, large = (set(mixes.build(["synthetic"], REAL, KEPT, f, 0)["synthetic"]["image_id"]) for f in (0.5, 0.75))
+    assert small < large
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    def made(real, kept):
+        return {
+            n: m.sort_values("image_id").to_dict("records") for n, m in mixes.build(ALL, real, kept, 0.7, 1).items()
+        }
+
+    assert made(REAL, KEPT) == made(REAL.sample(frac=1, random_state=0), KEPT.sample(frac=1, random_state=1))
+
+
+def test_seven_classes_by_the_same_path():
+    real = rows("real", **{f"c{i}": 3 + i for i in range(7)})
+    kept = rows("synthetic", **{f"c{i}": 50 for i in range(7)})
+    classes = mixes.describe(mixes.build(["synthetic"], real, kept, 0.75, 0)["synthetic"])["classes"]
+    assert sum(classes.values()) == 3 * len(real)
+    assert max(classes.values()) - min(classes.values()) <= 1
+
+
+def test_too_few_curated_images_say_how_many_and_what_to_turn():
+    few = rows("synthetic", benign=60, malignant=40)
+    with pytest.raises(UserError, match=r"96 .*48 malignant \(there are 40\).*curate.keep.*synthetic_fraction"):
+        mixes.build(["hybrid"], REAL, few, 0.75, 0)
+
+
+def test_what_cannot_be_mixed_is_refused():
+    with pytest.raises(UserError, match="naevus"):
+        mixes.build(["hybrid"], REAL, rows("synthetic", naevus=100), 0.5, 0)
+    with pytest.raises(UserError, match="empty"):
+        mixes.build(["real"], REAL.iloc[:0], None, 0.5, 0)
+    with pytest.raises(UserError, match="above 0"):
+        mixes.build(["synthetic"], REAL, KEPT, 0.0, 0)
+    with pytest.raises(UserError, match="both real and synthetic"):
+        mixes.build(["hybrid"], REAL, REAL.assign(kind="synthetic"), 0.1, 0)
+
+
+def test_without_synthetic_images_hybrid_is_real():
+    made = mixes.build(["hybrid", "oversampled", "real"], REAL, KEPT, 0.0, 0)
+    assert mixes.describe(made["hybrid"]) == mixes.describe(made["oversampled"]) == mixes.describe(made["real"])

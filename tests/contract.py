@@ -1,0 +1,85 @@
+"""What the stages of dvc.yaml really need: first-party imports, found in the source."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "derm_t2im"
+
+# Cannot change a result: names of paths (a new name shows in dvc.yaml itself), wording of errors,
+# progress on the terminal, the choice of device and number of workers.
+WITHOUT_EFFECT = {"paths.py", "errors.py", "progress.py", "runtime.py", "__init__.py"}
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a first-party module, if there is such a module."""
+    parts = module.split(".")[1:]
+    for candidate in (SOURCE.joinpath(*parts).with_suffix(".py"), SOURCE.joinpath(*parts, "__init__.py")):
+        if parts and candidate.is_file():
+            return candidate
+    return SOURCE / "__init__.py" if not parts else None
+
+
+@cache
+def _has_code(file: Path) -> bool:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
+
+
+@cache
+def imports(file: Path) -> set[Path]:
+    """Files of the first-party modules that a file imports anywhere but under ``TYPE_CHECKING``."""
+    found: set[Path] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.split(".")[0] == "derm_t2im":
+                parts = name.split(".")
+                # importing a.b.c runs a and a.b too
+                for end in range(1, len(parts) + 1):
+                    target = file_of(".".join(parts[:end]))
+                    if target:
+                        found.add(target)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found
+
+
+def closure(file: Path) -> set[Path]:
+    """All first-party files that running ``file`` reads, itself included."""
+    seen: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting.extend(imports(current))
+    return seen
+
+
+@cache
+def needed(stage: str) -> tuple[str, ...]:
+    """Source files that dvc.yaml must list among the dependencies of a stage."""
+    files = closure(SOURCE / "stages" / f"{stage}.py")
+    own = {f for f in files if f.name not in WITHOUT_EFFECT or (f.name == "__init__.py" and _has_code(f))}
+    own.discard(SOURCE / "__init__.py")
+    return tuple(sorted(f.relative_to(ROOT).as_posix() for f in own))
+
+
+if __name__ == "__main__":
+    import sys
+
+    for name in sys.argv[1:]:
+        print(f"  {name}:", *(f"      - {file}" for file in needed(name)), sep="\n")

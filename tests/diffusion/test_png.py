@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from derm_t2im.diffusion import png
+
+ROW = {
+    "prompt": "a sks dermoscopic image of one large malignant lesion on tan skin, back",
+    "negative_prompt": "hair, ruler",
+    "steps": 20,
+    "sampler": "euler_a",
+    "guidance": 7.0,
+    "seed": 12345,
+    "base_sha256": "ab" * 32,
+    "lora_sha256": "cd" * 32,
+}
+
+
+def test_settings_survive_in_the_web_uis_own_chunk(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    png.write(file, pixels, png.describe(ROW, 64))
+    with Image.open(file) as image:
+        text = image.text["parameters"]
+        assert np.array_equal(np.asarray(image), pixels)
+    # the form of the web UI: prompt, negative prompt, one line of settings
+    assert text.splitlines() == [
+        ROW["prompt"],
+        "Negative prompt: hair, ruler",
+        "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 12345, Size: 64x64, Model hash: ababababab, "
+        'Lora hashes: "derm-t2im: cdcdcdcdcdcd", Version: derm-t2im',
+    ]
+    found = png.read(file)
+    assert found["prompt"] == ROW["prompt"]
+    assert found["negative_prompt"] == "hair, ruler"
+    assert (found["Steps"], found["Sampler"], found["CFG scale"], found["Seed"]) == ("20", "Euler a", "7", "12345")
+
+
+@given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1).map(str.strip))
+def test_any_prompt_comes_back(prompt: str) -> None:
+    found = png.parse(png.describe({**ROW, "prompt": prompt, "negative_prompt": ""}, 64))
+    if "Negative prompt:" not in prompt:
+        assert found["prompt"] == prompt
+    assert found["Seed"] == "12345"
+
+
+def test_a_png_without_settings_has_none(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    assert png.read(tmp_path / "b.png") == {}

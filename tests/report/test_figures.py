@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+from derm_t2im.report import figures
+from derm_t2im.report.figures import Curve, Interval
+
+ROWS = [Interval("ViT, n = 500\nin-domain", 0.01, -0.01, 0.03), Interval("ViT <ext>", 0.03, 0.01, 0.05)]
+CURVES = [Curve("real", "real only", [0, 0.2, 1], [0, 0.7, 1], [5, 10, 1]), Curve("other", "?", [0, 1], [0, 1])]
+
+
+def test_charts_are_whole_svg_with_text_and_without_metadata() -> None:
+    for chart in (
+        figures.forest(ROWS, "difference in AUC", "A & B", 'says "so"'),
+        figures.roc(CURVES, "ROC", "two curves"),
+        figures.reliability(CURVES, "Reliability", "two curves"),
+    ):
+        root = ElementTree.fromstring(chart)
+        assert root.attrib["role"] == "img" and root.attrib["aria-label"]
+        texts = [" ".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("text")]
+        assert len([text for text in texts if text]) > 5
+        assert "metadata" not in chart and "<style" not in chart
+
+
+def test_colours_are_the_pages_own() -> None:
+    chart = figures.forest(ROWS, "difference in AUC", "Title", "x")
+    assert not re.findall(r"#[0-9a-fA-F]{6}\b", chart)
+    assert "var(--good)" in chart and "var(--ink)" in chart
+
+
+def test_charts_of_one_page_share_no_ids() -> None:
+    one, other = figures.roc(CURVES, "ViT", "x"), figures.reliability(CURVES, "ViT", "x")
+    found = [set(re.findall(r'\bid="([^"]+)"', chart)) for chart in (one, other)]
+    assert found[0] and found[1] and not found[0] & found[1]
+
+
+def test_a_chart_is_the_same_twice_and_leaves_matplotlib_as_it_was() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    assert figures.roc(CURVES, "ViT", "x") == figures.roc(CURVES, "ViT", "x")
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derm_t2im.report import verdict, words
+from derm_t2im.report.words import Contrast
+
+
+def contrast(low: float | None, high: float | None, arch: str = "vit", b: str = "real") -> Contrast:
+    value = None if low is None or high is None else (low + high) / 2
+    return Contrast(arch, "in_domain", "hybrid", b, 500, {"auc": value, "auc_low": low, "auc_high": high})
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "said"),
+    [
+        (0.8736, "percent", "87.4 %"),
+        (0.8736, "plain", "0.874"),
+        (0.0123, "points", "+1.2"),
+        (-0.0123, "points", "−1.2"),
+        (-0.00001, "difference", "0.000"),
+        (-0.0312, "difference", "−0.031"),
+        (-0.5, "plain", "−0.500"),
+        (None, "percent", "–"),
+        (math.nan, "plain", "–"),
+        (True, "plain", "–"),
+    ],
+)
+def test_numbers(value: object, form: words.Form, said: str) -> None:
+    assert words.number(value, form) == said
+
+
+def test_bounds_need_both_ends() -> None:
+    assert words.bounds({"a_low": 0.1, "a_high": 0.25}, "a", "percent") == f"[10.0,{words.NBSP}25.0]"
+    assert words.bounds({"a_low": 0.1, "a_high": None}, "a") == ""
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0004, "< 0.001"), (0.0312, "0.031"), (0.4, "0.40"), (None, "–")])
+def test_p_values(p: float | None, said: str) -> None:
+    assert words.p_value(p) == said
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_an_outcome_is_claimed_only_where_the_interval_excludes_zero(one: float, other: float) -> None:
+    low, high = min(one, other), max(one, other)
+    outcome = contrast(low, high).outcome("auc")
+    assert (outcome == "improvement") == (low > 0)
+    assert (outcome == "deterioration") == (high < 0)
+    assert (outcome == "no improvement shown") == (low <= 0 <= high)
+
+
+@pytest.mark.parametrize(
+    ("ends", "answer", "tone"),
+    [
+        ([(0.01, 0.02), (0.01, 0.03)], "Improvement shown in 2 of 2 comparisons.", "improvement"),
+        ([(0.01, 0.02), (-0.01, 0.03)], "Improvement shown in 1 of 2 comparisons.", "none"),
+        ([(-0.02, 0.02)], "No improvement shown in 1 comparison.", "none"),
+        ([(-0.03, -0.02), (-0.01, 0.1)], "Deterioration shown in 1 of 2 comparisons.", "deterioration"),
+        ([(-0.03, -0.02), (0.01, 0.1)], "Improvement in 1, deterioration in 1 of 2 comparisons.", "none"),
+        ([(None, None)], "Not measured.", "none"),
+        ([(0.0, 0.02)], "No improvement shown in 1 comparison.", "none"),
+    ],
+)
+def test_verdicts(ends: list[tuple[float | None, float | None]], answer: str, tone: str) -> None:
+    (found,) = verdict.verdicts([contrast(low, high) for low, high in ends])
+    assert (found.answer, found.tone) == (answer, tone)
+
+
+def test_a_verdict_per_control_and_only_for_hybrid() -> None:
+    other = Contrast("vit", "in_domain", "oversampled", "real", 5, {"auc": 1.0, "auc_low": 0.5, "auc_high": 1.5})
+    found = verdict.verdicts([contrast(0.1, 0.2), contrast(-0.1, 0.2, b="oversampled"), other])
+    assert [v.question for v in found] == ["Hybrid against real images alone", "Hybrid against repeated real images"]
+
+
+def test_contrasts_take_n_from_the_classifier_where_they_have_none() -> None:
+    metrics = {
+        "vit": {"hybrid": {"external": {"n": 227}}},
+        "contrasts": {"vit": {"external": {"hybrid-real": {"auc": 0.1}}}},
+    }
+    (found,) = words.contrasts(metrics)
+    assert (found.a, found.b, found.n) == ("hybrid", "real", 227)

@@ -1,0 +1,192 @@
+"""Stage `evaluate` on small projects of two and of three classes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from derm_t2im import manifest, paths
+from derm_t2im.errors import UserError
+from derm_t2im.stages import evaluate, mix, train
+from tests.classify import project
+
+ESTIMATES = ("accuracy", "auc", "sensitivity", "specificity", "balanced_accuracy", "ece", "brier")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project up to `evaluate`, made once; tests that change it work on their own."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        project.write(root)
+        mix.run()
+        for arch in ("cnn", "vit"):
+            for name in ("real", "hybrid", "oversampled"):
+                train.run(arch, name)
+        evaluate.run()
+    return root
+
+
+@pytest.fixture
+def inside(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    return json.loads(paths.CLASSIFICATION_METRICS.read_text())
+
+
+def test_every_cell_is_filled(inside):
+    for arch in ("cnn", "vit"):
+        for name in ("real", "hybrid", "oversampled"):
+            for test, split in (("in_domain", "test"), ("external", "external")):
+                cell = inside[arch][name][test]
+                assert cell["n"] == project.SIZES[split]
+                assert cell["groups"] == project.SIZES[split] // 2
+                assert cell["seeds"] == 2
+                for key in ESTIMATES:
+                    assert cell[f"{key}_low"] <= cell[f"{key}_high"]
+                    assert 0 <= cell[key] <= 1
+                assert cell["calibrated"]["temperature"] > 0
+                assert set(cell["operating"]) >= {"threshold", "sensitivity", "specificity_low"}
+        for test in ("in_domain", "external"):
+            assert set(inside["contrasts"][arch][test]) == {"hybrid-real", "hybrid-oversampled", "oversampled-real"}
+
+
+def test_figures_follow_from_the_predictions(inside):
+    table = pd.read_parquet(paths.PLOTS / "predictions.parquet")
+    assert len(table) == 2 * 3 * 2 * (project.SIZES["test"] + project.SIZES["external"])
+    assert table[["p_benign", "p_malignant"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    for (arch, name, test), rows in table.groupby(["arch", "mix", "test"]):
+        truth, p = rows["label"] == "malignant", rows["p_malignant"]
+        cell = inside[arch][name][test]
+        assert cell["accuracy"] == pytest.approx(((p > 0.5) == truth).groupby(rows["seed"]).mean().mean(), rel=1e-5)
+        aucs = [sk.roc_auc_score(part["label"] == "malignant", part["p_malignant"]) for _, part in rows.groupby("seed")]
+        assert cell["auc"] == pytest.approx(np.mean(aucs), rel=1e-5)
+        assert cell["sensitivity"] == pytest.approx((p[truth] > 0.5).mean(), rel=1e-5)
+
+
+def test_contrasts_are_differences_and_adjusted(inside):
+    found = []
+    for arch in ("cnn", "vit"):
+        for test in ("in_domain", "external"):
+            for pair, values in inside["contrasts"][arch][test].items():
+                a, b = pair.split("-")
+                for key in ("accuracy", "auc"):
+                    difference = inside[arch][a][test][key] - inside[arch][b][test][key]
+                    assert values[key] == pytest.approx(difference, abs=2e-6)
+                    assert values[f"{key}_low"] <= values[f"{key}_high"]
+                found.append(values)
+    assert all(v["p_holm"] >= v["p"] for v in found)
+    assert all(v["p_auc_holm"] >= v["p_auc"] for v in found)
+    assert min(v["p_holm"] for v in found) == pytest.approx(min(1.0, len(found) * min(v["p"] for v in found)))
+
+
+def test_plots_hold_records_of_every_classifier(inside):
+    confusion = pd.DataFrame(json.loads((paths.PLOTS / "confusion.json").read_text()))
+    assert (confusion[confusion["test"] == "in_domain"].groupby(["arch", "mix"])["n"].sum() == 20).all()
+    roc = pd.DataFrame(json.loads((paths.PLOTS / "roc.json").read_text()))
+    for _, curve in roc.groupby(["arch", "mix", "test"]):
+        assert curve[["fpr", "tpr"]].iloc[0].tolist() == [0, 0]
+        assert curve[["fpr", "tpr"]].iloc[-1].tolist() == [1, 1]
+    reliability = pd.DataFrame(json.loads((paths.PLOTS / "reliability.json").read_text()))
+    assert (reliability[reliability["test"] == "external"].groupby(["arch", "mix"])["n"].sum() == 2 * 10).all()
+
+
+def test_the_same_bytes_again(inside):
+    files = [paths.CLASSIFICATION_METRICS, *sorted(paths.PLOTS.iterdir())]
+    assert len(files) == 5
+    before = [file.read_bytes() for file in files]
+    evaluate.run()
+    assert [file.read_bytes() for file in files] == before
+
+
+def three(root, positive, **changes):
+    project.write(
+        root,
+        ("bcc", "mel", "nv"),
+        mix={"mixes": ["real"]},
+        train={"archs": ["cnn"], "seeds": [0]},
+        evaluate={"positive": positive},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("three")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        three(root, "malignant")
+        mix.run()
+        train.run("cnn", "real")
+    return root
+
+
+@pytest.mark.parametrize("positive", ["malignant", "mel", ""])
+def test_three_classes_by_the_same_path(three_classes, monkeypatch, positive):
+    monkeypatch.chdir(three_classes)
+    three(three_classes, positive)
+    evaluate.run()
+    cell = json.loads(paths.CLASSIFICATION_METRICS.read_text())["cnn"]["real"]["in_domain"]
+    rows = pd.read_parquet(paths.PLOTS / "predictions.parquet").query("test == 'in_domain'")
+    p = rows[["p_bcc", "p_mel", "p_nv"]].to_numpy(float)
+    truth = rows["label"].map({"bcc": 0, "mel": 1, "nv": 2}).to_numpy()
+    p = p / p.sum(axis=1, keepdims=True)
+    assert cell["auc"] == pytest.approx(sk.roc_auc_score(truth, p, multi_class="ovr"), rel=1e-4)
+    columns = {"malignant": [0, 1], "mel": [1]}.get(positive)
+    if columns:
+        flagged = p[:, columns].sum(axis=1) > 0.5
+        assert cell["sensitivity"] == pytest.approx(flagged[np.isin(truth, columns)].mean(), rel=1e-4)
+        assert "operating" in cell
+    else:
+        assert cell["sensitivity"] == cell["balanced_accuracy"]
+        assert "operating" not in cell
+
+
+def test_an_unknown_positive_class_is_explained(three_classes, monkeypatch):
+    monkeypatch.chdir(three_classes)
+    three(three_classes, "cancer")
+    with pytest.raises(UserError, match="allowed: bcc, mel, nv"):
+        evaluate.run()
+
+
+def change_splits(root, change):
+    splits = manifest.read(root / paths.SPLITS_MANIFEST)
+    manifest.write(change(splits), root / paths.SPLITS_MANIFEST)
+
+
+def test_without_an_external_set_there_are_no_external_figures(three_classes, monkeypatch, capsys):
+    monkeypatch.chdir(three_classes)
+    three(three_classes, "malignant")
+    change_splits(three_classes, lambda t: t[t["split"] != "external"])
+    evaluate.run()
+    assert set(json.loads(paths.CLASSIFICATION_METRICS.read_text())["cnn"]["real"]) == {"in_domain"}
+
+
+def test_a_class_without_test_images_is_said_and_left_out(three_classes, monkeypatch, capsys):
+    monkeypatch.chdir(three_classes)
+    three(three_classes, "malignant")
+    change_splits(three_classes, lambda t: t[~((t["split"] == "external") & (t["label"] != "nv"))])
+    evaluate.run()
+    assert "external test set has no image of bcc, mel" in capsys.readouterr().err
+    cell = json.loads(paths.CLASSIFICATION_METRICS.read_text())["cnn"]["real"]["external"]
+    assert cell["auc"] is None
+    assert cell["sensitivity"] is None
+    assert cell["specificity"] is not None
+
+
+def test_what_does_not_belong_together_is_refused(three_classes, monkeypatch):
+    monkeypatch.chdir(three_classes)
+    three(three_classes, "malignant")
+    change_splits(three_classes, lambda t: t.assign(label=t["label"].replace("nv", "df")))
+    with pytest.raises(UserError, match="run the stage `train` again"):
+        evaluate.run()
+    three(three_classes, "malignant")
+    change_splits(three_classes, lambda t: t.assign(label=t["label"].where(t["split"] != "test", "df")))
+    with pytest.raises(UserError, match="df"):
+        evaluate.run()
+    three(three_classes, "malignant")
+    change_splits(three_classes, lambda t: t[t["split"] != "test"])
+    with pytest.raises(UserError, match="split test is empty"):
+        evaluate.run()

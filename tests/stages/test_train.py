@@ -1,0 +1,112 @@
+"""Stage `train` on a small project, a kill included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from derm_t2im import networks, paths, state
+from derm_t2im.errors import UserError
+from derm_t2im.stages import mix, train
+from tests.classify import project
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def outcome(arch, mix_name):
+    folder = paths.classifier(arch, mix_name)
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return files, paths.train_metrics(arch, mix_name).read_bytes()
+
+
+def test_a_model_per_seed_with_curve_and_metrics(root):
+    project.write(root)
+    mix.run()
+    train.run("vit", "hybrid")
+    files, metrics = outcome("vit", "hybrid")
+    expected = {f"seed-{k}/{name}" for k in (0, 1) for name in ("model.safetensors", "config.json", "curve.json")}
+    assert set(files) == expected
+    assert files["seed-0/model.safetensors"] != files["seed-1/model.safetensors"]
+    figures = json.loads(metrics)
+    assert figures["val_auc"] == pytest.approx((figures["seed-0"]["val_auc"] + figures["seed-1"]["val_auc"]) / 2)
+    assert [point["step"] for point in json.loads(files["seed-0/curve.json"])["curve"]] == [6, 12]
+    assert networks.load(paths.classifier("vit", "hybrid") / "seed-1").classes == ("benign", "malignant")
+    assert not list(state.STATE.rglob("*.safetensors"))
+
+
+def test_the_test_images_are_never_opened(root):
+    project.write(root, train={"seeds": [0], "steps": 6})
+    for pattern in ("test-*", "external-*"):
+        for path in (root / "data/processed/images").glob(pattern):
+            path.unlink()
+    mix.run()
+    train.run("cnn", "real")
+    assert paths.train_metrics("cnn", "real").is_file()
+
+
+COMMAND = "from derm_t2im.stages import train; train.run('cnn', 'oversampled')"
+
+
+def start():
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); {COMMAND}"
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"DERM_T2IM_THREADS": "1"})
+
+
+def test_a_killed_stage_goes_on_to_the_same_result(root):
+    # Long enough that the kill comes in the second seed's run, with most of it to do.
+    project.write(root, train={"steps": 200, "evaluate_every": 10})
+    mix.run()
+    process = start()
+    for _ in range(6000):
+        if list(state.STATE.rglob("models/seed-0")) and list(state.STATE.rglob("seed-1/checkpoint.pt")):
+            break
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not paths.classifier("cnn", "oversampled").exists()
+    assert not paths.train_metrics("cnn", "oversampled").exists()
+    finished = next(iter(state.STATE.rglob("models/seed-0/model.safetensors"))).stat().st_mtime_ns
+
+    assert start().wait(300) == 0
+    resumed = outcome("cnn", "oversampled")
+    again = paths.classifier("cnn", "oversampled") / "seed-0" / "model.safetensors"
+    assert again.stat().st_mtime_ns == finished  # the first seed was not trained again
+    assert start().wait(300) == 0
+    assert outcome("cnn", "oversampled") == resumed
+
+
+def test_wrong_names_and_missing_mixes_are_explained(root):
+    project.write(root)
+    with pytest.raises(UserError, match=r"'vgg' is not in train.models; described: cnn, vit"):
+        train.run("vgg", "real")
+    with pytest.raises(UserError, match=r"real\.parquet is missing"):
+        train.run("cnn", "real")
+
+
+def test_a_mix_without_a_class_is_refused(root):
+    project.write(root)
+    mix.run()
+    from derm_t2im import manifest
+
+    table = manifest.read(paths.mix_manifest("real"))
+    manifest.write(table[table["label"] == "benign"], paths.mix_manifest("real"))
+    with pytest.raises(UserError, match="no image of malignant"):
+        train.run("cnn", "real")
+
+
+def test_warm_up_must_end_before_training_does(root):
+    project.write(root, train={"warmup": 12})
+    with pytest.raises(UserError, match=r"warmup \(12\) must be less than steps \(12\)"):
+        train.run("cnn", "real")

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from derm_t2im import features, networks
+from derm_t2im.errors import UserError
+from derm_t2im.imaging.io import write_png
+
+SMALL = {"channels": [8, 12, 16, 24], "stem_width": 8}
+
+
+def images(n=5, side=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "probe"
+    networks.save(networks.build("resnet10t", SMALL, ("benign", "malignant"), 32, seed=3), folder)
+    return folder
+
+
+def some(ids=("a", "b", "c")):
+    rng = np.random.default_rng(0)
+    odds = rng.dirichlet(np.ones(2), len(ids)).astype(np.float32)
+    return features.Features(
+        tuple(ids), rng.normal(size=(len(ids), 4)).astype(np.float32), ("benign", "malignant"), odds, "probe"
+    )
+
+
+def test_the_probe_as_encoder(probe):
+    encode = features.encoder("probe", probe_folder=probe)
+    out = encode(images())
+    assert out.shape == (5, encode.dim) == (5, 24) and out.dtype == np.float32
+    assert encode(images()[:0]).shape == (0, 24)
+    assert np.allclose(encode(images()[2:3]), out[2:3], atol=1e-5)
+
+
+def test_random_weights_are_always_the_same():
+    first, second = (features.encoder("random:mobilenetv2_050")(images(2)) for _ in range(2))
+    assert np.array_equal(first, second) and first.std() > 0
+
+
+def test_a_timm_model_with_weights_from_a_file(tmp_path):
+    folder = tmp_path / "any"
+    networks.save(networks.build("mobilenetv2_050", {}, ("a", "b", "c"), 64, seed=5), folder)
+    encode = features.encoder("mobilenetv2_050", str(folder / "model.safetensors"))
+    assert encode.dim == 1280
+    assert not np.allclose(encode(images(1)), features.encoder("random:mobilenetv2_050")(images(1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("mobilenetv2_100", "", "safetensors file or to 'pretrained'"),
+        ("mobilenetv2_100", "nowhere.safetensors", "nowhere.safetensors.*no such file"),
+        ("mobilnetv2_100", "pretrained", "no timm model; nearest: .*mobilenetv2_100"),
+        ("probe", "w.safetensors", "takes none"),
+        ("probe", "", "models/probe.*missing"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_a_line(name, weights, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        features.encoder(name, weights)
+
+
+def test_extract_sorts_by_id_and_does_not_depend_on_the_batch(probe, tmp_path):
+    encode, network = features.encoder("probe", probe_folder=probe), networks.load(probe)
+    ids = ["c", "a", "b", "e", "d"]
+    for name, image in zip(ids, images(), strict=True):
+        write_png(tmp_path / f"{name}.png", image)
+    files = [tmp_path / f"{name}.png" for name in ids]
+    one, many = (features.extract(ids, files, encode, network, batch) for batch in (2, 64))
+    assert one.image_id == tuple("abcde")
+    assert np.allclose(one.matrix, many.matrix, atol=1e-5)
+    assert np.allclose(one.rows(["c", "a"]), encode(images()[:2]), atol=1e-5)
+    assert one.probability(["a"], ["malignant"])[0] == pytest.approx(network.predict(images()[1:2])[0, 1], abs=1e-5)
+
+
+def test_file_round_trip_and_equal_bytes(tmp_path):
+    found = some()
+    features.save(found, tmp_path / "a.safetensors")
+    features.save(found, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    back = features.load(tmp_path / "a.safetensors")
+    assert back.image_id == found.image_id and back.classes == found.classes and back.encoder == "probe"
+    assert np.array_equal(back.matrix, found.matrix) and np.array_equal(back.probabilities, found.probabilities)
+
+
+def test_no_images_make_an_empty_file(tmp_path):
+    empty = features.Features((), np.empty((0, 4), np.float32), ("a",), np.empty((0, 1), np.float32), "probe")
+    features.save(empty, tmp_path / "a.safetensors")
+    assert features.load(tmp_path / "a.safetensors").matrix.shape == (0, 4)
+
+
+def test_rows_probabilities_and_predictions_by_id():
+    found = some()
+    assert np.array_equal(found.rows(["c", "a"]), found.matrix[[2, 0]])
+    odds = found.probability(["b", "b", "b"], ["benign", "malignant", "scar"])
+    assert odds[:2].sum() == pytest.approx(1) and np.isnan(odds[2])
+    assert found.predicted(["a"])[0] == found.classes[found.probabilities[0].argmax()]
+    with pytest.raises(UserError, match="1 images have no features .first: z"):
+        found.rows(["a", "z"])
+
+
+def test_a_missing_file_and_one_of_another_kind(tmp_path):
+    with pytest.raises(UserError, match="dvc repro embed"):
+        features.load(tmp_path / "none.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"something else")
+    with pytest.raises(UserError, match="does not hold features"):
+        features.load(tmp_path / "other.safetensors")
