@@ -57,6 +57,19 @@ def imports(file: Path) -> set[Path]:
     return found
 
 
+@cache
+def resources(file: Path) -> set[Path]:
+    """Files and folders beside a module that it names in a string: tables, templates."""
+    names = {n.value for n in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+             if isinstance(n, ast.Constant) and isinstance(n.value, str) and n.value.strip("./")}  # fmt: skip
+    beside = {p.name: p for p in file.parent.iterdir() if p.suffix != ".py" and p.name != "__pycache__"}
+    return {
+        path
+        for name, path in beside.items()
+        if name in names and not (path / "__init__.py").exists() and not list(path.glob("*.py") if path.is_dir() else [])
+    }
+
+
 def closure(file: Path) -> set[Path]:
     """All first-party files that running ``file`` reads, itself included."""
     seen: set[Path] = set()
@@ -73,8 +86,8 @@ def closure(file: Path) -> set[Path]:
 def needed(stage: str) -> tuple[str, ...]:
     """Source files that dvc.yaml must list among the dependencies of a stage."""
     files = closure(SOURCE / "stages" / f"{stage}.py")
-    own = {f for f in files if f.name not in WITHOUT_EFFECT or (f.name == "__init__.py" and _has_code(f))}
-    own.discard(SOURCE / "__init__.py")
+    own = {f for f in files if f.relative_to(SOURCE).as_posix() not in WITHOUT_EFFECT and _has_code(f)}
+    own |= {resource for f in files for resource in resources(f)}
     return tuple(sorted(f.relative_to(ROOT).as_posix() for f in own))
 
 

@@ -33,11 +33,22 @@ pytestmark = [
 ]
 
 
-def start(code: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    clean = {k: v for k, v in os.environ.items() if k != "FIFTYONE_DATABASE_URI"} | env
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=cwd, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start(tmp_path):
+    """Start Python code in a process of its own, with none of this process's FiftyOne settings."""
+    runs = []
+
+    def run(code: str, **env: str) -> subprocess.Popen[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")} | env
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", code]
+        runs.append(subprocess.Popen(command, cwd=tmp_path, env=clean, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return runs[-1]
+
+    yield run
+    for process in runs:
+        process.kill()
+        process.communicate(timeout=30)
 
 
 def servers(folder: str) -> list[psutil.Process]:
@@ -53,15 +64,10 @@ def wait_until(condition, seconds: float = 30) -> bool:
     return False
 
 
-def test_two_runs_at_once_do_not_meet_and_leave_nothing(tmp_path):
+def test_two_runs_at_once_do_not_meet_and_leave_nothing(start):
     code = OPEN + "import pymongo; pymongo.MongoClient(db.uri)['x']['y'].insert_one({}); " + COUNT + "input()"
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    said = [run.stdout.readline().split() + [run.stdout.readline().strip()] for run in runs]
+    runs = [start(code) for _ in range(2)]
+    said = [[*run.stdout.readline().split(), run.stdout.readline().strip()] for run in runs]
     assert said[0][0] != said[1][0] and said[0][1] != said[1][1]
     assert [words[2] for words in said] == ["1", "1"]
     for run in runs:
@@ -71,8 +77,8 @@ def test_two_runs_at_once_do_not_meet_and_leave_nothing(tmp_path):
         assert not Path(folder).exists() and not servers(folder)
 
 
-def test_the_server_goes_when_its_process_is_killed(tmp_path):
-    run = start(OPEN + "import time; time.sleep(600)", tmp_path)
+def test_the_server_goes_when_its_process_is_killed(start):
+    run = start(OPEN + "input()")
     _, folder = run.stdout.readline().split()
     assert Path(folder).is_dir() and servers(folder)
     run.send_signal(signal.SIGKILL)
@@ -80,56 +86,52 @@ def test_the_server_goes_when_its_process_is_killed(tmp_path):
     assert wait_until(lambda: not Path(folder).exists() and not servers(folder))
 
 
-def test_another_server_is_used_and_only_our_database_in_it_removed(tmp_path):
-    host = start(OPEN + "import time; time.sleep(600)", tmp_path)
+def test_another_server_is_used_and_only_our_database_in_it_removed(start):
+    host = start(OPEN + "input()")
     uri, _ = host.stdout.readline().split()
-    try:
-        code = (
-            OPEN + "import pymongo; c = pymongo.MongoClient(db.uri); c['fiftyone']['theirs'].insert_one({}); "
-            "c[db.name]['ours'].insert_one({}); print(sorted(set(c.list_database_names()) & {db.name, 'fiftyone'}))"
-        )
-        guest = start(code, tmp_path, FIFTYONE_DATABASE_URI=uri)
-        out, err = guest.communicate(timeout=60)
-        assert guest.returncode == 0, err
-        assert "derm-t2im-run-" in out and "fiftyone" in out
-        after = start(
-            OPEN + "import pymongo; print(pymongo.MongoClient(db.uri).list_database_names())",
-            tmp_path,
-            FIFTYONE_DATABASE_URI=uri,
-        )
-        out, _ = after.communicate(timeout=60)
-        assert "'fiftyone'" in out and "derm-t2im-run-" not in out.splitlines()[-1]
-    finally:
-        host.kill()
-        host.communicate(timeout=30)
+    code = (
+        OPEN + "import pymongo; c = pymongo.MongoClient(db.uri); c['fiftyone']['theirs'].insert_one({}); "
+        "c[db.name]['ours'].insert_one({}); print(c.list_database_names())"
+    )
+    out, err = start(code, FIFTYONE_DATABASE_URI=uri).communicate(timeout=60)
+    assert "'derm-t2im-run-" in out and "'fiftyone'" in out, err
+    code = OPEN + "import pymongo; print(pymongo.MongoClient(db.uri).list_database_names())"
+    out, err = start(code, FIFTYONE_DATABASE_URI=uri).communicate(timeout=60)
+    assert "'derm-t2im-run-" not in out and "'fiftyone'" in out, err
+
+
+NOWHERE = "mongodb://user:secret@127.0.0.1:9/?serverSelectionTimeoutMS=500"
 
 
 @pytest.mark.parametrize(
     ("setup", "said"),
     [
-        ("import os; os.environ['FIFTYONE_DATABASE_URI'] = 'mongodb://user:secret@127.0.0.1:9/?serverSelectionTimeoutMS=500'; ", "FIFTYONE_DATABASE_URI (host 127.0.0.1) does not answer"),
-        ("import os; os.access = lambda *a: False; ", "run `make setup`, or set FIFTYONE_DATABASE_URI"),
+        (
+            f"os.environ['FIFTYONE_DATABASE_URI'] = '{NOWHERE}'",
+            "FIFTYONE_DATABASE_URI (host 127.0.0.1) does not answer",
+        ),
+        ("os.access = lambda *a: False", "run `make setup`, or set FIFTYONE_DATABASE_URI"),
     ],
-)  # fmt: skip
-def test_no_server_is_one_clear_line_and_no_leftovers(tmp_path, setup, said):
+)
+def test_no_server_is_one_clear_line_and_no_leftovers(start, tmp_path, setup, said):
     code = (
-        setup + "from derm_t2im.curation import database\nfrom derm_t2im.errors import UserError\n"
+        f"import os; {setup}\n"
+        "from derm_t2im.curation import database\nfrom derm_t2im.errors import UserError\n"
         "try:\n    database.connect()\nexcept UserError as error:\n    print(error)"
     )
-    run = start(code, tmp_path)
-    out, err = run.communicate(timeout=60)
+    out, err = start(code).communicate(timeout=60)
     assert said in out and "secret" not in out and err == ""
     assert list((tmp_path / ".state" / "fiftyone").iterdir()) == []
 
 
-def test_fiftyone_is_quiet_ours_and_writes_nothing_at_home(tmp_path):
+def test_fiftyone_is_quiet_ours_and_writes_nothing_at_home(start, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     code = (
         OPEN + "fo = database.fiftyone(); print(fo.config.do_not_track, fo.config.database_name == db.name, "
         "len(fo.list_datasets())); fo.Dataset('d').add_sample(fo.Sample(filepath='/a.png'))"
     )
-    run = start(code, tmp_path, HOME=str(home))
+    run = start(code, HOME=str(home))
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
     assert out.splitlines()[1:] == ["True True 0"] and err == ""
@@ -137,7 +139,6 @@ def test_fiftyone_is_quiet_ours_and_writes_nothing_at_home(tmp_path):
     assert list((tmp_path / ".state" / "fiftyone").iterdir()) == []
 
 
-def test_a_fiftyone_that_is_connected_elsewhere_is_refused(tmp_path):
-    run = start("import sys; sys.modules['fiftyone'] = sys; " + OPEN, tmp_path)
-    _, err = run.communicate(timeout=60)
+def test_a_fiftyone_that_is_connected_elsewhere_is_refused(start):
+    _, err = start("import sys; sys.modules['fiftyone'] = sys; " + OPEN).communicate(timeout=60)
     assert "fiftyone was imported before" in err

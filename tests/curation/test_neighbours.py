@@ -49,6 +49,30 @@ def test_twins_are_each_others_nearest():
     assert (at[7], at[3], distance[7], distance[3]) == (3, 7, 0, 0)
 
 
+def test_a_close_distance_within_the_data_is_a_quantile_of_pairs_of_groups():
+    points = cloud(80)
+    group = (np.arange(80) // 2).astype(str)
+    all_ = distances(points, points)[np.triu_indices(80, 1)]
+    apart = (group[:, None] != group[None])[np.triu_indices(80, 1)]
+    found = neighbours.close_distance(points, group, 0.05)
+    assert found == pytest.approx(np.quantile(all_[apart], 0.05), rel=1e-4)
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_a_close_distance_beyond_the_data_is_that_of_a_larger_sample(d):
+    rng = np.random.default_rng(0)
+    share = 2e-5  # less than one of the 1,770 pairs of a small sample, about 90 of the large one's
+    truth = neighbours.close_distance(rng.uniform(size=(2000, d)), np.arange(2000).astype(str), share)
+    samples = [rng.uniform(size=(60, d)) for _ in range(31)]
+    limits = [neighbours.close_distance(few, np.arange(60).astype(str), share) for few in samples]
+    assert np.median(limits) == pytest.approx(truth, rel=0.3)
+
+
+def test_a_close_distance_needs_two_groups():
+    assert np.isnan(neighbours.close_distance(cloud(5), np.zeros(5), 0.1))
+    assert neighbours.close_distance(np.ones((5, 2)), np.arange(5), 1e-6) == 0
+
+
 def test_the_map_keeps_the_two_widest_directions():
     points = np.zeros((50, 4))
     points[:, 2] = np.linspace(-9, 9, 50)

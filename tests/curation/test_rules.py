@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from derm_t2im.curation import rules
 from derm_t2im.params.curate import Curate
 
-BOUNDS = rules.limits(
-    Curate(min_uniqueness=0.1), np.linspace(0.5, 1, 101), np.linspace(1, 3, 101), np.linspace(0.5, 1, 101)
-)
+BOUNDS = rules.limits(Curate(min_uniqueness=0.1), np.linspace(0.5, 1, 101), np.linspace(1, 3, 101), 0.1)
 GOOD = {
     "label": "benign",
     "hair_fraction": 0.01,
@@ -83,12 +81,12 @@ def test_missing_values_of_nullable_columns_count_as_unmeasured():
     assert rules.judge(table, BOUNDS).explanation[0] == "Not measured: ink."
 
 
-@pytest.mark.parametrize("empty", range(3))
+@pytest.mark.parametrize("empty", range(2))
 def test_limits_need_real_images(empty):
-    arrays = [np.ones(3), np.ones(3), np.ones(3)]
+    arrays = [np.ones(3), np.ones(3)]
     arrays[empty] = np.array([])
     with pytest.raises(ValueError, match="real images"):
-        rules.limits(Curate(), *arrays)
+        rules.limits(Curate(), *arrays, 0.1)
 
 
 POOL = st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), min_size=1, max_size=60)

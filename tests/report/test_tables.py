@@ -75,3 +75,9 @@ def test_hair_pairs_are_those_with_most_hair(evidence) -> None:  # type: ignore[
     most = evidence.real.nlargest(3, "hair_fraction")["image_id"].tolist()
     assert [pair.before.name for pair in pairs] == most
     assert all(pair.before.src != pair.after.src for pair in pairs)
+
+
+def test_rejected_images_without_a_reason_are_shown_as_such(evidence) -> None:  # type: ignore[no-untyped-def]
+    rejected = evidence.synthetic.query("decision == 'rejected'")
+    (group,) = pictures.by_reason(evidence.root, rejected.drop(columns="reason"), 4)
+    assert (group.name, group.total, len(group.pictures)) == ("no reason", len(rejected), 4)

@@ -23,6 +23,7 @@ from derm_t2im.state import write_atomic
 DEFAULT_PORT = 5151
 SESSION = "session.json"  # lies in the run's folder below .state/fiftyone/ while the App is open
 _DATASET = "curated"
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ def serve(root: Path, port: int | None = None, address: str = "127.0.0.1") -> It
     dataset = room.build(synthetic, real, root, _DATASET)
     session = None
     try:
-        spaces = room.workspace(fo) if dataset.has_brain_run(room.BRAIN_KEY) else None
-        with database.home(), contextlib.redirect_stdout(io.StringIO()):  # a welcome and advice for other set-ups
-            session = fo.launch_app(dataset, port=port, address=address, remote=True, auto=False, spaces=spaces)
+        session = _launch(fo, dataset, port, address)
         _announce(dataset.name)
         host = f"[{address}]" if ":" in address else address
         yield Room(f"http://{'127.0.0.1' if address == '0.0.0.0' else host}:{port}/", dataset)
@@ -88,6 +87,25 @@ def serve(root: Path, port: int | None = None, address: str = "127.0.0.1") -> It
         with contextlib.suppress(Exception):
             dataset.delete()
         (database.connect().folder / SESSION).unlink(missing_ok=True)
+
+
+def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:
+    """The App's session. FiftyOne gives its server a minute to start; a busy machine may need a second one."""
+    from fiftyone.core.service import ServiceListenTimeout
+
+    spaces = room.workspace(fo) if dataset.has_brain_run(room.BRAIN_KEY) else None
+    for _ in range(_ATTEMPTS):
+        # What it prints is a welcome, and advice for other set-ups.
+        with (
+            database.home(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.suppress(ServiceListenTimeout),
+        ):
+            return fo.launch_app(dataset, port=port, address=address, remote=True, auto=False, spaces=spaces)
+    raise UserError(
+        f"The App's server did not start on port {port} within {_ATTEMPTS} minutes: try again when this machine is "
+        "less busy, or another --port."
+    )
 
 
 def _announce(dataset: str) -> None:

@@ -58,9 +58,7 @@ def browse(
     name = _reviewer(reviewer)
     say("Opening the FiftyOne App ...")
     with room.serve(root, port, address) as opened:
-        say(
-            f"{len(opened.dataset)} images at {opened.url} (views: top left; map: under Embeddings). Ctrl-C ends."
-        )
+        say(f"{len(opened.dataset)} images at {opened.url} (views: top left; map: under Embeddings). Ctrl-C ends.")
         if open_:
             webbrowser.open(opened.url)
         room.wait()

@@ -189,6 +189,7 @@ def _start(mongod: Path, name: str, folder: Path) -> Database:
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", _KEEPER, "keeper", *command],
         stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "FOLDER": str(folder)},
         start_new_session=True,  # a Ctrl-C in the terminal is for us; we end it in order
     )

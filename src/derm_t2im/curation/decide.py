@@ -88,7 +88,7 @@ def curate(
         UserError: if there are too few real images to compare with, or a class keeps no image.
     """
     table = pool.table.reset_index(drop=True).copy()
-    bounds, heldout = _bounds(real, real_matrix, settings)
+    bounds, heldout = _bounds(real, real_matrix, settings, len(table))
     _place(table, pool, real, real_matrix, uniqueness)
     found = rules.judge(table, bounds)
     verdicts = review.settle(decisions, table)
@@ -113,8 +113,8 @@ def curate(
     return Outcome(table, real, metrics, verdicts)
 
 
-def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate) -> tuple[Limits, int]:
-    """The limits, and the number of held-out images behind two of them."""
+def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, n: int) -> tuple[Limits, int]:
+    """The limits for a pool of ``n`` images, and the number of held-out images behind two of them."""
     train = (real["split"] == "train").to_numpy()
     heldout = (real["split"] == "val").to_numpy()
     if train.sum() < 2 or not heldout.any():
@@ -123,15 +123,15 @@ def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate) -> tuple[L
             "few; raise split.train and split.val."
         )
     group = real.loc[train, "group_id" if "group_id" in real.columns else "image_id"].to_numpy(dtype=object)
-    spacing = neighbours.nearest_other(matrix[train], group.astype(str))[1]
-    if not np.isfinite(spacing).all():
+    close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, n))
+    if not np.isfinite(close):
         raise UserError("curate needs training images of at least two lesions: raise split.train.")
     sharpness = real.loc[train, "sharpness"].to_numpy(dtype=np.float64, na_value=np.nan)
     sharpness = sharpness[np.isfinite(sharpness)]
     if not len(sharpness):
         raise UserError("The real training images have no measured sharpness: run `dvc repro preprocess`.")
     distances = neighbours.nearest(matrix[heldout], matrix[train])[1]
-    return rules.limits(settings, sharpness, distances, spacing), int(heldout.sum())
+    return rules.limits(settings, sharpness, distances, close), int(heldout.sum())
 
 
 def _place(

@@ -73,7 +73,7 @@ class Limits:
 
 
 def limits(
-    settings: Curate, real_sharpness: np.ndarray, heldout_distances: np.ndarray, real_spacing: np.ndarray
+    settings: Curate, real_sharpness: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float
 ) -> Limits:
     """Bounds from the parameters and from what real images look like.
 
@@ -82,12 +82,12 @@ def limits(
         real_sharpness: Sharpness of the real training images.
         heldout_distances: Distance of each held-out real image to the nearest training image:
             the null that copies and outliers are judged against.
-        real_spacing: Distance of each real training image to the nearest other lesion among them.
+        near_duplicate: Distance within which two synthetic images look the same.
 
     Raises:
         ValueError: if one of the arrays is empty or not finite.
     """
-    for name, values in (("sharpness", real_sharpness), ("distances", heldout_distances), ("spacing", real_spacing)):
+    for name, values in (("sharpness", real_sharpness), ("distances", heldout_distances)):
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"the real images' {name} must be finite and not empty")
     return Limits(
@@ -99,7 +99,7 @@ def limits(
         copy=float(np.quantile(heldout_distances, settings.copy_quantile)),
         label_probability=settings.min_label_probability,
         uniqueness=settings.min_uniqueness,
-        near_duplicate=float(np.quantile(real_spacing, settings.near_duplicate_quantile)),
+        near_duplicate=near_duplicate,
         far_share=1 - settings.off_manifold_quantile,
         close_share=settings.copy_quantile,
     )
@@ -125,6 +125,15 @@ class Findings:
     def passed(self) -> np.ndarray:
         """bool (n,), images that nothing speaks against."""
         return np.array([reason is None for reason in self.reason], dtype=bool)
+
+
+def pair_share(settings: Curate, n: int) -> float:
+    """Share of pairs that may be closer than the limit for near-duplicates, in a pool of ``n`` images.
+
+    Chosen such that an image of a pool as varied as the real images has a neighbour within the
+    limit with probability ``near_duplicate_quantile``.
+    """
+    return 1 - (1 - settings.near_duplicate_quantile) ** (1 / max(n - 1, 1))
 
 
 def judge(table: pd.DataFrame, bounds: Limits) -> Findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -98,7 +99,11 @@ def _with_normalisation(network: Network) -> torch.nn.Module:
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = network.module
+            self.module = copy.deepcopy(network.module)
+            for part in self.module.modules():
+                # Says only where a result is stored; the exporter takes twice as long over it.
+                if getattr(part, "inplace", False):
+                    vars(part)["inplace"] = False
 
         def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # The network's own preparation, so that parity does not hang on a second copy of it.

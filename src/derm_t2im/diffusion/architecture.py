@@ -79,7 +79,8 @@ def autoencoder() -> AutoencoderKL:
         block_out_channels=widths,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
+        # Few groups: group norm takes the mean out of each, and with it the colour of the whole image.
+        norm_num_groups=2,
         sample_size=64,
     )
 

@@ -49,7 +49,7 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             folder,
-            torch_dtype=getattr(torch, PRECISIONS[precision]),
+            dtype=getattr(torch, PRECISIONS[precision]),
             use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,

@@ -130,7 +130,7 @@ def shortcuts(
         for name, (y, scores) in scored.items():
             out[f"{probe}_{name}"] = percentile(_resampled(y, scores), auc(y, scores), len(y), bootstrap, seed)
         ours, theirs = _resampled(*scored["auc_synthetic"]), _resampled(*scored["auc_real"])
-        excess = out[f"{probe}_auc_synthetic"].value - out[f"{probe}_auc_real"].value
+        excess = _excess(out[f"{probe}_auc_synthetic"].value, out[f"{probe}_auc_real"].value)
         out[f"{probe}_excess_auc"] = percentile(_difference(ours, theirs), excess, len(y_real), bootstrap, seed)
     return out
 
@@ -139,7 +139,12 @@ Draw = Callable[[np.random.Generator], float]
 
 
 def _difference(one: Draw, other: Draw) -> Draw:
-    return lambda rng: one(rng) - other(rng)
+    return lambda rng: _excess(one(rng), other(rng))
+
+
+def _excess(synthetic: float, real: float) -> float:
+    """Difference of AUCs, where worse than chance, which small sets bring about, counts as chance."""
+    return max(synthetic, 0.5) - max(real, 0.5)
 
 
 def _resampled(y: np.ndarray, scores: np.ndarray) -> Draw:

@@ -88,7 +88,11 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
     from derm_t2im.imaging.lesion import black_frame, lesion_mask
 
     if lesion is None:
-        lesion = lesion_mask(rgb, candidates)
+        lesion = lesion_mask(rgb, candidates, working_side=64)  # its rough place is enough
+    # A lesion's dark rim is its own: what lies along the edge counts as inside.
+    reach = 2 * round(0.045 * side) + 1
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    lesion = cv2.dilate(lesion.astype(np.uint8), around) > 0
     found = _long_and_thin(candidates & ~black_frame(rgb), lesion, side)
     if found.any():
         # The soft rim of a hair is hair too.
@@ -117,6 +121,11 @@ def _candidates(grey: np.ndarray, side: int, strictness: float) -> np.ndarray:
     """
     import cv2
 
+    # No line closes more than a square around it: too few deep pixels, and there is no hair to find.
+    reach = max(5, 2 * round(max(ACROSS) * side / 2) + 1)
+    deep = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((reach, reach), np.uint8)) > strictness * WEAK
+    if deep.sum() < LONG * side:
+        return np.zeros(grey.shape, dtype=bool)
     soft = np.zeros_like(grey)
     firm = np.zeros_like(grey)
     short, long = (max(5, 2 * round(run * side / 2) + 1) for run in RUNS)
@@ -129,7 +138,7 @@ def _candidates(grey: np.ndarray, side: int, strictness: float) -> np.ndarray:
             groove = cv2.subtract(closed[(angle + ANGLES // 2) % ANGLES], closed[angle])
             groove = cv2.morphologyEx(groove, cv2.MORPH_OPEN, _line(short, angle))
             soft = cv2.max(soft, groove[pad:-pad, pad:-pad])
-            groove = cv2.morphologyEx(groove, cv2.MORPH_OPEN, _line(long, angle))
+            groove = cv2.erode(groove, _line(long, angle))
             firm = cv2.max(firm, groove[pad:-pad, pad:-pad])
         if across == 5:
             break  # the second scale would be the first

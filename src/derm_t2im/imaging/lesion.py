@@ -19,17 +19,18 @@ MIN_SHARE = 0.002  # a lesion covers at least this share of the image ...
 MIN_OF_LARGEST = 0.08  # ... and of the largest lesion
 
 
-def lesion_mask(rgb: np.ndarray, exclude: np.ndarray | None = None) -> np.ndarray:
+def lesion_mask(rgb: np.ndarray, exclude: np.ndarray | None = None, working_side: int = WORKING_SIDE) -> np.ndarray:
     """Lesion pixels as bool (h, w); all False where nothing stands out from the skin.
 
     Args:
         rgb: uint8 (h, w, 3), best without hair.
         exclude: bool (h, w), pixels that count as neither (hair); optional.
+        working_side: Larger images are segmented at this size, pixels.
     """
     import cv2
 
     height, width = rgb.shape[:2]
-    scale = min(1.0, WORKING_SIDE / max(height, width))
+    scale = min(1.0, working_side / max(height, width))
     small = rgb
     if scale < 1:
         shape = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -17,7 +17,7 @@ class Curate(Section):
     sharpness_quantile: float = Field(0.01, ge=0, lt=0.5)
     off_manifold_quantile: float = Field(0.99, gt=0.5, le=1)
     copy_quantile: float = Field(0.01, gt=0, lt=0.5)
-    near_duplicate_quantile: float = Field(0.001, ge=0, lt=0.5)
+    near_duplicate_quantile: float = Field(0.001, gt=0, lt=0.5)
     min_label_probability: float = Field(0.3, ge=0, le=1)
     min_uniqueness: float = Field(0.0, ge=0, le=1)
     seed: int = 0

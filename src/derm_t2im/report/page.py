@@ -25,7 +25,7 @@ def render(evidence: Evidence, settings: Report) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("derm_t2im.report"),
+        loader=PackageLoader("derm_t2im.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -109,10 +109,11 @@ def by_class(root: Path, table: pd.DataFrame, most: int) -> list[Group]:
 
 def by_reason(root: Path, rejected: pd.DataFrame, most: int) -> list[Group]:
     """Rejected images by reason, the most frequent reason first."""
-    counts = rejected["reason"].fillna("no reason").value_counts()
+    given = rejected["reason"].fillna("no reason") if "reason" in rejected else "no reason"
+    named = rejected.assign(reason=given)
+    counts = named["reason"].value_counts()
     order = sorted(counts.index, key=lambda name: (-counts[name], name))
     share = min(MAX_PER_REASON, max(2, most // max(1, len(order))))
-    named = rejected.assign(reason=rejected["reason"].fillna("no reason"))
     return [_group(root, words.reason(str(name)), named[named["reason"] == name], share) for name in order]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,16 +11,16 @@ if TYPE_CHECKING:
     from derm_t2im.params.acquire import Acquire
 
 
-def collect(settings: Acquire, role: Literal["pool", "external"], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bring one role's images below ``folder`` by the source that the settings name.
+def collect(settings: Acquire, role: Literal["pool", "external"], target: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bring one role's images below ``target`` by the source that the settings name.
 
     Args:
         settings: Section `acquire`.
         role: ``pool`` (training and tests from within) or ``external`` (a test from elsewhere).
-        folder: Images go to ``folder/images/<role>/``.
+        target: Images go to ``target/images/<role>/``.
 
     Returns:
-        The manifest's rows, with paths below ``folder``, and the quarantine; both empty for the
+        The manifest's rows, with paths below ``target``, and the quarantine; both empty for the
         external source ``none``.
 
     Raises:
@@ -34,6 +33,11 @@ def collect(settings: Acquire, role: Literal["pool", "external"], folder: Path) 
         return manifest.empty([*manifest.REQUIRED, "role"]), manifest.empty(
             ["image_id", "path", "kind", "label", "reason"]
         )
-    # Only the source in use is imported: one source's dependencies are not another's.
-    module = import_module(f"derm_t2im.sources.{source}")
-    return module.collect(settings, role, folder)
+    # Only the source in use is imported; by name, so that the import can be followed.
+    if source == "phantom":
+        from derm_t2im.sources import phantom as chosen
+    elif source == "folder":
+        from derm_t2im.sources import folder as chosen  # type: ignore[no-redef]
+    else:
+        from derm_t2im.sources import ham10000 as chosen  # type: ignore[no-redef]
+    return chosen.collect(settings, role, target)

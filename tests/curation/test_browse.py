@@ -1,0 +1,171 @@
+"""The App as a person meets it: a process, a port, a browser, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from derm_t2im import manifest, paths  # noqa: E402
+from derm_t2im.curation import browse, database, review  # noqa: E402
+from derm_t2im.errors import UserError  # noqa: E402
+from tests.curation import headless, project_folder  # noqa: E402
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
+    code = "from derm_t2im.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=folder, env=env, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    process = command(folder, *arguments)
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    try:
+        database.find_mongod()
+    except UserError:
+        pytest.skip("FiftyOne has no mongod here: run `make setup`")
+    folder = tmp_path_factory.mktemp("project")
+    project_folder.build(folder)
+    assert run(folder, "stage", "curate")[0] == 0
+    return folder
+
+
+@dataclass
+class Open:
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def app(project):
+    process = command(project, "browse", "--no-open", "--reviewer", "ann")
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        found = re.search(r"150 images at (http://\S+)", line)
+        if found:
+            break
+    else:
+        process.wait()
+        raise AssertionError("".join(lines))
+    yield Open(process, found[1], project)
+    if process.poll() is None:
+        process.kill()
+    process.communicate(timeout=60)
+
+
+def tag(app: Open, image_id: str, word: str) -> None:
+    """As the App does it: into the database."""
+    import pymongo
+
+    (file,) = (app.folder / ".state" / "fiftyone").glob(f"*/{browse.SESSION}")
+    about = json.loads(file.read_text())
+    with pymongo.MongoClient(about["uri"]) as client:
+        tables = client[about["database"]]
+        samples = tables["datasets"].find_one({"name": about["dataset"]})["sample_collection_name"]
+        assert tables[samples].update_one({"image_id": image_id}, {"$push": {"tags": word}}).modified_count == 1
+
+
+@pytest.mark.fiftyone
+def test_the_app_answers_on_this_machine_only(app):
+    assert app.url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(app.url, timeout=30) as answer:
+        assert answer.status == 200 and b"FiftyOne" in answer.read()
+
+
+@pytest.mark.fiftyone
+@pytest.mark.skipif(headless.find() is None, reason="no Chromium here: apt-get install chromium")
+def test_a_person_sees_the_grid_the_groups_and_a_saved_view(app):
+    found = manifest.read(app.folder / paths.CURATED_MANIFEST)
+    copies = int((found["reason"] == "copy").sum())
+    with headless.Browser(1600, 1000) as page:
+        page.open(app.url)
+        page.wait_for("document.body?.innerText?.includes('150 samples')", 120)
+        groups = page.run("[...document.querySelectorAll('input')].map(one => one.value.toLowerCase())")
+        assert {"labels", "curation", "quality", "provenance"} <= set(groups)
+        assert "nearest_real_distance" in page.run("document.body.innerText")
+        page.wait_for("document.body?.innerText?.includes('map')", 60)
+        page.open(f"{app.url}datasets/curated?view=rejected-copy")
+        page.wait_for(f"document.body?.innerText?.includes('{copies} samples')", 120)
+        page.wait_for("[...document.querySelectorAll('canvas, img')].length > 0", 60)
+        abroad = {url.split("/")[2] for url in page.requests if url.startswith("http") and "127.0.0.1" not in url}
+    assert abroad <= {"fonts.googleapis.com", "fonts.gstatic.com"}  # the App's own page asks for its font
+
+
+@pytest.mark.fiftyone
+def test_tags_are_pulled_while_the_app_is_open_and_taken_when_it_closes(app):
+    found = manifest.read(app.folder / paths.CURATED_MANIFEST)
+    first, second = found["image_id"][:2]
+    tag(app, first, "discard: looks like a stamp")
+    code, said = run(app.folder, "review", "pull", "--reviewer", "ann")
+    assert code == 0 and "1 decisions of ann new or changed" in said
+    (one,) = review.read(app.folder / paths.REVIEW_DECISIONS)
+    assert (one.image_id, one.decision, one.reason) == (first, "discard", "looks like a stamp")
+    assert one.sha256 == found["sha256"][0]
+
+    tag(app, second, "keep")
+    app.process.send_signal(signal.SIGINT)
+    said = app.process.communicate(timeout=90)[1]
+    assert app.process.returncode == 0, said
+    assert "1 decisions of ann written" in said
+    assert [d.image_id for d in review.read(app.folder / paths.REVIEW_DECISIONS)] == [first, second]
+    assert list((app.folder / ".state" / "fiftyone").iterdir()) == []
+    with pytest.raises(OSError):
+        urllib.request.urlopen(app.url, timeout=5)
+
+
+@pytest.mark.fiftyone
+def test_without_an_open_app_there_is_nothing_to_pull(tmp_path):
+    assert run(tmp_path, "review", "pull", "--reviewer", "ann") == (
+        1,
+        "Error: No App is open in this project: run `derm-t2im browse`, tag images, then pull.\n",
+    )
+
+
+def test_a_taken_port_is_named_or_passed_over():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"Port {taken} is taken"):
+            browse.free_port("127.0.0.1", taken)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", browse.DEFAULT_PORT))
+            other.listen()
+        except OSError:
+            pass  # somebody else has it, which serves as well
+        assert browse.DEFAULT_PORT < browse.free_port("127.0.0.1", None) < browse.DEFAULT_PORT + 20
+
+
+@pytest.mark.parametrize("address", ["no.such.host.invalid", "203.0.113.7"])
+def test_a_wrong_address_is_named(address):
+    with pytest.raises(UserError, match=re.escape(address)):
+        browse.free_port(address, None)
+
+
+def test_nothing_curated_and_missing_images_are_said(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.parquet is missing: run `dvc repro`"), browse.serve(tmp_path):
+        pass

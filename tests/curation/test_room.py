@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from derm_t2im.curation import database, room
+from derm_t2im.curation.review import Decision
+from derm_t2im.errors import UserError
+
+
+def tables(n: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curated and real manifests of images that nobody opens."""
+    synthetic = pd.DataFrame(
+        {
+            "image_id": [f"s{i}" for i in range(n)],
+            "path": [f"data/s{i}.png" for i in range(n)],
+            "sha256": [f"hash{i}" for i in range(n)],
+            "kind": "synthetic",
+            "label": ["benign", "malignant"] * (n // 2),
+            "prompt": "sks lesion",
+            "attributes": '{"size": "small", "tone": null}',
+            "sampler": "euler",
+            "steps": pd.array([20] * n, dtype="Int32"),
+            "sharpness": np.linspace(0, 1, n),
+            "nearest_real_id": [f"r{i // 3}" for i in range(n)],
+            "nearest_real_distance": np.linspace(1, 2, n),
+            "uniqueness": np.linspace(0, 1, n),
+            "label_probability": np.linspace(0, 1, n),
+            "probe_label": "benign",
+            "probe_confidence": 0.9,
+            "x": 0.0,
+            "y": 1.0,
+            "decision": ["kept"] * (n - 2) + ["rejected"] * 2,
+            "reason": pd.array([None] * (n - 2) + ["blur", "copy"], dtype="string"),
+        }
+    )
+    real = pd.DataFrame(
+        {
+            "image_id": [f"r{i}" for i in range(4)],
+            "path": [f"data/r{i}.png" for i in range(4)],
+            "kind": "real",
+            "label": ["benign", "malignant"] * 2,
+            "split": "train",
+            "seed_image": pd.array([True, False, True, False], dtype="boolean"),
+            "sharpness": 0.5,
+            "x": 1.0,
+            "y": 0.0,
+        }
+    )
+    return synthetic, real
+
+
+def test_near_copies_stand_before_their_real_image():
+    assert room.near_copies(tables()[0], 5) == ["s0", "s1", "s2", "r0", "s3", "s4", "r1"]
+
+
+def test_tags_become_decisions_and_contradictions_are_set_apart():
+    tagged = [
+        ("s0", "h0", ["synthetic", "kept"]),
+        ("s1", "h1", ["synthetic", "keep"]),
+        ("s2", None, ["Discard: two lesions merged", "kept"]),
+        ("s3", "h3", ["keep", "discard"]),
+        ("s4", "h4", ["discard", "discard: ink"]),
+    ]
+    found, both = room.decisions(tagged, "ann", "2026-01-02")
+    assert found == [
+        Decision("s1", "keep", "", "ann", "2026-01-02", "h1"),
+        Decision("s2", "discard", "two lesions merged", "ann", "2026-01-02", ""),
+        Decision("s4", "discard", "ink", "ann", "2026-01-02", "h4"),
+    ]
+    assert both == ["s3"]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    try:
+        database.find_mongod()
+    except UserError:
+        pytest.skip("FiftyOne has no mongod here: run `make setup`")
+    built = room.build(*tables(), Path("/somewhere"), "test-room")
+    yield built
+    built.delete()
+
+
+@pytest.mark.fiftyone
+def test_the_dataset_holds_all_images_with_their_fields_in_groups(dataset):
+    assert len(dataset) == 16
+    groups = {group.name: group.paths for group in dataset.app_config.sidebar_groups}
+    assert groups["labels"] == ["label", "probe"]
+    assert {"decision", "reason", "uniqueness", "nearest_real_id"} <= set(groups["curation"])
+    assert {"prompt", "sampler", "steps", "asked_size"} <= set(groups["provenance"])
+    assert "asked_tone" not in dataset.get_field_schema()
+    one = dataset.match({"image_id": "s1"}).first()
+    assert (one.label.label, one.probe.label, one.probe.confidence) == ("malignant", "benign", 0.9)
+    assert one.filepath == "/somewhere/data/s1.png"
+    assert one.tags == ["synthetic", "kept"]
+    assert dataset.match({"image_id": "r0"}).first().tags == ["real", "seed"]
+
+
+@pytest.mark.fiftyone
+@pytest.mark.parametrize(
+    ("view", "ids"),
+    [
+        ("rejected", ["s10", "s11"]),
+        ("rejected: blur", ["s10"]),
+        ("rejected: copy", ["s11"]),
+        ("label disagreement", ["s1", "s3", "s5", "s7", "s9", "s11"]),
+        ("kept: malignant", ["s1", "s3", "s5", "s7", "s9"]),
+        ("real seed images", ["r0", "r2"]),
+        ("least typical", [f"s{i}" for i in range(11, -1, -1)]),
+        (
+            "near copies",
+            ["s0", "s1", "s2", "r0", "s3", "s4", "s5", "r1", "s6", "s7", "s8", "r2", "s9", "s10", "s11", "r3"],
+        ),
+    ],
+)
+def test_saved_views_answer_their_question(dataset, view, ids):
+    assert dataset.load_saved_view(view).values("image_id") == ids
+
+
+@pytest.mark.fiftyone
+def test_the_map_has_the_stored_points(dataset):
+    results = dataset.load_brain_results(room.BRAIN_KEY)
+    assert results.points.tolist() == [[0.0, 1.0]] * 12 + [[1.0, 0.0]] * 4
+    assert dataset.list_workspaces() == ["map"]
+
+
+@pytest.mark.fiftyone
+def test_tags_given_in_the_app_are_seen(dataset):
+    dataset.match({"image_id": "s2"}).tag_samples("discard: hair")
+    found, both = room.decisions(room.tags(dataset), "ann", "2026-01-02")
+    assert (found, both) == ([Decision("s2", "discard", "hair", "ann", "2026-01-02", "hash2")], [])

@@ -1,0 +1,49 @@
+"""Small networks and cards to export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from derm_t2im import networks
+from derm_t2im.deploy.card import Card
+from derm_t2im.networks import Network
+from derm_t2im.sources import phantom
+
+CLASSES = ("benign", "malignant")
+ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mobilenetv2": ("mobilenetv2_035", {}),
+    "vit": ("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}),
+}
+
+
+def network(arch: str = "vit", classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Network:
+    """A random network of 32 px whose answers to phantoms spread over 0..1."""
+    import torch
+
+    name, options = ARCHS[arch]
+    made = networks.build(name, options, classes, 32, seed=seed)
+    embedded = torch.from_numpy(made.embed(phantoms(12)))
+    weight = torch.randn(len(classes), embedded.shape[1], generator=torch.Generator().manual_seed(seed))
+    logits = embedded @ weight.T
+    head = made.module.get_classifier()
+    with torch.no_grad():
+        head.weight.copy_(weight / logits.std(dim=0)[:, None])
+        head.bias.copy_(-logits.mean(dim=0) / logits.std(dim=0))
+    return made
+
+
+def phantoms(n: int) -> np.ndarray:
+    """uint8 (n, 32, 32, 3)."""
+    return np.stack([phantom.render(phantom.CLINIC_A, 5, i, size=32).image for i in range(n)])
+
+
+def card(of: Network, **values: Any) -> Card:
+    known = {
+        "architecture": "vit", "classes": of.classes, "positive": of.classes[1:2], "size": of.size, "mean": of.mean,
+        "std": of.std, "hair_removal": "directional", "threshold": 0.5, "threshold_sensitivity": 0.9,
+        "training_mix": "hybrid", "training_seed": 1, "training_sources": ("phantom-clinic-a",),
+        "weights_sha256": "0" * 64,
+    }  # fmt: skip
+    return Card(**{**known, **values})

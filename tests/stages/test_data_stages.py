@@ -1,0 +1,240 @@
+"""Stages acquire, preprocess and split, run as dvc runs them: in a folder with a params.yaml."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from derm_t2im import manifest, paths, state
+from derm_t2im.errors import UserError
+from derm_t2im.imaging import io
+from derm_t2im.sources import phantom
+from derm_t2im.stages import acquire, preprocess, split
+
+ROOT = Path(__file__).parents[2]
+
+
+def configure(**changes: Any) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for dotted, value in changes.items():
+        *parts, last = dotted.split("__")
+        section = values
+        for part in parts:
+            section = section[part]
+        section[last] = value
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+
+
+def metrics(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DERM_T2IM_WORKERS", "1")
+    configure()
+    return tmp_path
+
+
+def own_images(folder: str, number: int, style: phantom.Style = phantom.CLINIC_A, size: int = 48) -> None:
+    root = Path(folder)
+    (root / "pics").mkdir(parents=True)
+    lines = ["image_id,path,dx,lesion_id"]
+    for k in range(number):
+        p = phantom.render(style, 1, folder, k, size=size)
+        Image.fromarray(p.image).save(root / "pics" / f"{k}.png")
+        lines.append(f"{folder}-{k},pics/{k}.png,{p.label},{k // 2}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+
+
+def folder_world(number: int = 24, external: int = 8, **changes: Any) -> None:
+    own_images("mine", number)
+    own_images("theirs", external, phantom.CLINIC_B)
+    configure(
+        acquire__source="folder", acquire__path="mine", acquire__external__source="folder",
+        acquire__external__path="theirs", split__train=10, split__val=4, split__test=6, split__external=6,
+        split__seed_images=4, **changes,
+    )  # fmt: skip
+
+
+def test_from_phantoms_to_splits(place: Path) -> None:
+    configure(acquire__phantom__images=24, acquire__phantom__external_images=8, split__train=10, split__val=4,
+              split__test=6, split__external=6, split__seed_images=4)  # fmt: skip
+    acquire.run()
+    raw = manifest.read(paths.RAW_MANIFEST)
+    assert len(raw) == 32 and raw["path"].str.startswith("data/raw/images/").all()
+    assert all(Path(path).is_file() for column in ("path", "mask_path", "hair_path") for path in raw[column].dropna())
+    data = metrics(paths.DATA_METRICS)
+    assert data["images"] == 32 == sum(data["classes"].values())
+    assert data["roles"]["external"]["images"] == 8 and data["quarantined"] == {}
+    assert len(manifest.read(paths.RAW_QUARANTINE)) == 0
+
+    preprocess.run()
+    table = manifest.read(paths.PROCESSED_MANIFEST)
+    assert len(table) == 32 and (table["truth_area"] == raw["truth_area"]).all()
+    assert table["phash"].str.fullmatch("[0-9a-f]{16}").all()
+    assert all(state.hash_file(Path(row.path)) == row.sha256 for row in table.itertuples())
+    assert io.read_stack(table["path"].tolist()).shape == (32, 64, 64, 3)
+    measured = metrics(paths.PREPROCESS_METRICS)
+    assert sum(measured["tones"].values()) == 32
+    area = measured["truth"]["lesion_area"]
+    assert area["n"] == 32 and area["rank_correlation_low"] < area["rank_correlation"] < area["rank_correlation_high"]
+
+    split.run()
+    final, numbers = manifest.read(paths.SPLITS_MANIFEST), metrics(paths.SPLIT_METRICS)
+    assert numbers["leaked_groups"] == 0 and numbers["groups"] == 32
+    assert numbers["images"] == {"train": 10, "val": 4, "test": 6, "external": 6, "unused": 6}
+    assert final["seed_image"].sum() == numbers["seed_images"] == 4
+    assert numbers["seed_classes"] == {"benign": 2, "malignant": 2}
+    assert not Path(".state/preprocess").exists() or not any(Path(".state/preprocess").iterdir())
+
+
+def test_the_same_again_gives_the_same_bytes(place: Path) -> None:
+    folder_world()
+    digests = []
+    for _ in range(2):
+        for stage in (acquire, preprocess, split):
+            stage.run()
+        digests.append([state.hash_tree(path) for path in (paths.RAW, paths.PROCESSED, paths.SPLITS, paths.METRICS)])
+        for path in (paths.RAW, paths.PROCESSED, paths.SPLITS, paths.METRICS):
+            shutil.rmtree(path)
+    assert digests[0] == digests[1]
+
+
+def test_lesions_stay_together(place: Path) -> None:
+    folder_world()
+    for stage in (acquire, preprocess, split):
+        stage.run()
+    final = manifest.read(paths.SPLITS_MANIFEST)
+    pool = final[(final["role"] == "pool") & (final["split"] != "unused")]
+    assert (pool.groupby("lesion_id")["split"].nunique() == 1).all()
+    assert metrics(paths.SPLIT_METRICS)["largest_group"] == 2
+
+
+def test_an_external_copy_of_a_pool_image_is_dropped(place: Path) -> None:
+    folder_world()
+    turned = Image.open("mine/pics/3.png").transpose(Image.Transpose.ROTATE_90)
+    turned.save("theirs/pics/0.png")
+    for stage in (acquire, preprocess, split):
+        stage.run()
+    numbers = metrics(paths.SPLIT_METRICS)
+    assert numbers["near_duplicates"] == 1 and numbers["leaked_groups"] == 0
+    assert numbers["external_dropped"] == 2  # the copy and the other image of its lesion
+    final = manifest.read(paths.SPLITS_MANIFEST).set_index("image_id")
+    assert final["group_id"]["theirs-0"] == final["group_id"]["mine-3"]
+
+
+def test_bad_input_is_counted_and_survived(place: Path) -> None:
+    folder_world(acquire__max_quarantined=0.2)
+    Path("mine/pics/0.png").write_bytes(b"")
+    whole = Path("mine/pics/1.png").read_bytes()
+    Path("mine/pics/1.png").write_bytes(whole[:200])
+    acquire.run()
+    data = metrics(paths.DATA_METRICS)
+    assert data["images"] == 30 and data["quarantined"] == {"empty": 1, "truncated": 1}
+    bad = manifest.read(paths.RAW_QUARANTINE).set_index("image_id")
+    assert bad["reason"].to_dict() == {"mine-0": "empty", "mine-1": "truncated"}
+
+
+def test_too_much_bad_input_stops_with_counts_and_examples(place: Path) -> None:
+    folder_world()
+    for k in range(4):
+        Path(f"mine/pics/{k}.png").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"4 of 24 images cannot be used \(4 empty\).*mine-0: empty.*quarantine\.csv"
+    ) as e:
+        acquire.run()
+    assert "acquire.max_quarantined" in str(e.value) and "\n" not in str(e.value)
+    assert not paths.RAW.exists()
+    saved = next(Path(".state").rglob("quarantine.csv"))
+    assert len(saved.read_text().splitlines()) == 5
+
+
+def test_an_id_in_both_sets_stays_in_the_pool(place: Path) -> None:
+    folder_world(acquire__max_quarantined=0.2)
+    text = Path("theirs/metadata.csv").read_text()
+    Path("theirs/metadata.csv").write_text(text.replace("theirs-0", "mine-0"))
+    acquire.run()
+    raw = manifest.read(paths.RAW_MANIFEST).set_index("image_id")
+    assert raw["role"]["mine-0"] == "pool"
+    assert metrics(paths.DATA_METRICS)["roles"]["external"]["quarantined"] == {"duplicate_id": 1}
+
+
+def test_nothing_to_read_is_said(place: Path) -> None:
+    configure(acquire__source="folder", acquire__path="nowhere")
+    with pytest.raises(UserError, match="nowhere"):
+        acquire.run()
+    with pytest.raises(UserError, match=r"manifest\.parquet is missing"):
+        preprocess.run()
+    with pytest.raises(UserError, match=r"manifest\.parquet is missing"):
+        split.run()
+
+
+def test_small_images_are_refused_by_preprocess(place: Path) -> None:
+    folder_world(preprocess__min_side=40, preprocess__max_quarantined=0.1)
+    Image.fromarray(np.zeros((39, 60, 3), np.uint8)).save("mine/pics/5.png")
+    acquire.run()
+    preprocess.run()
+    assert metrics(paths.PREPROCESS_METRICS)["quarantined"] == {"too_small": 1}
+    assert manifest.read(paths.PROCESSED_QUARANTINE)["image_id"].tolist() == ["mine-5"]
+    configure(**{"preprocess__min_side": 49})
+    with pytest.raises(UserError, match=r"32 of 32 images cannot be used.*preprocess\.max_quarantined"):
+        preprocess.run()
+    assert paths.PROCESSED_MANIFEST.is_file(), "the earlier result stays"
+
+
+@pytest.mark.parametrize("method", ["none", "blackhat", "directional"])
+def test_every_hair_method_runs(place: Path, method: str) -> None:
+    folder_world(8, 2, preprocess__hair__method=method)
+    acquire.run()
+    preprocess.run()
+    table = manifest.read(paths.PROCESSED_MANIFEST)
+    if method == "none":
+        raw = manifest.read(paths.RAW_MANIFEST)
+        expected = io.square(io.read_rgb(Path(raw["path"][0])), 64)
+        np.testing.assert_array_equal(io.read_rgb(Path(table["path"][0])), expected)
+    assert table["hair_fraction"].notna().all()
+
+
+def test_preprocess_goes_on_after_a_kill(place: Path) -> None:
+    folder_world(60, 4)
+    acquire.run()
+    preprocess.run()
+    expected = state.hash_tree(paths.PROCESSED), state.hash_file(paths.PREPROCESS_METRICS)
+    shutil.rmtree(paths.PROCESSED)
+
+    child = multiprocessing.get_context("spawn").Process(target=preprocess.run)
+    child.start()
+    deadline = time.monotonic() + 60
+    journal: list[str] = []
+    while len(journal) < 6 and time.monotonic() < deadline:
+        journal = [line for path in Path(".state").rglob("rows.jsonl") for line in path.read_text().splitlines()]
+        time.sleep(0.002)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "it was to be killed half-way"
+    assert not paths.PROCESSED.exists()
+    notes = next(Path(".state").rglob("rows.jsonl"))
+    before = notes.read_text().splitlines()
+    with notes.open("a") as file:
+        file.write('{"image_id": "mine-')  # a line cut short
+    first = json.loads(before[0])["image_id"]
+    done = next(Path(".state").rglob(io.file_name(first, ".png")))
+    untouched = done.stat().st_mtime_ns, done.stat().st_ino
+    preprocess.run()
+    kept = paths.PROCESSED / done.relative_to(notes.parent / paths.PROCESSED.name)
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == untouched, "finished work is not done again"
+    assert (state.hash_tree(paths.PROCESSED), state.hash_file(paths.PREPROCESS_METRICS)) == expected

@@ -1,0 +1,232 @@
+"""Each rule, fed with what it must catch, through Great Expectations."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from derm_t2im.params.validate import Validate
+from derm_t2im.validation import expectations, gate, suites
+
+SETTINGS = Validate(min_images_per_class=3)
+LABELS = ["benign", "malignant"]
+
+
+def real(n=40):
+    splits = ["train"] * 16 + ["val"] * 8 + ["test"] * 8 + ["external"] * 8
+    return pd.DataFrame(
+        {
+            "image_id": [f"r{i:02d}" for i in range(n)],
+            "path": [f"r{i:02d}.png" for i in range(n)],
+            "kind": "real",
+            "label": [LABELS[i % 2] for i in range(n)],
+            "sha256": [f"{i:064x}" for i in range(n)],
+            "group_id": [f"g{i}" for i in range(n)],
+            "split": splits,
+            "seed_image": [i < 4 for i in range(n)],
+            "sharpness": [0.4 + 0.01 * (i % 10) for i in range(n)],
+            "ita": [10.0 + i for i in range(n)],
+            "tone": "tan",
+        }
+    )
+
+
+def synthetic(n=20):
+    return pd.DataFrame(
+        {
+            "image_id": [f"s{i:02d}" for i in range(n)],
+            "path": [f"s{i:02d}.png" for i in range(n)],
+            "kind": "synthetic",
+            "label": [LABELS[i % 2] for i in range(n)],
+            "sha256": [f"{i + 1000:064x}" for i in range(n)],
+            "prompt": "sks benign lesion",
+            "seed": range(n),
+            "sampler": "euler",
+            "lora_sha256": f"{7:064x}",
+            "sharpness": [0.4 + 0.01 * (i % 10) for i in range(n)],
+        }
+    )
+
+
+def fidelity(**changes):
+    whole = {"kid": 0.1, "kid_floor_high": 0.05, "label_disagreement": 0.2}
+    out = {
+        "all": dict(whole),
+        "benign": dict(whole),
+        "malignant": dict(whole),
+        "copies": {"rate": 0.01, "rate_low": 0.002, "planted_recall": 0.98},
+        "shortcuts": {"colour_excess_auc_low": 0.01, "border_excess_auc_low": 0.01},
+    }
+    for key, value in changes.items():
+        section, name = key.split("__")
+        out[section][name] = value
+    return out
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Run suites on changed tables; gives the failed outcomes by severity, and the suites."""
+
+    def run(real_table=None, made=None, numbers=None, without_features=(), without_files=(), only=None, docs=None):
+        real_table = real() if real_table is None else real_table
+        made = synthetic() if made is None else made
+        for path in [*real_table["path"], *made["path"]]:
+            if path not in without_files:
+                (tmp_path / path).touch()
+        embedded = {*real_table["image_id"], *made["image_id"]} - set(without_features)
+        processed = real_table.drop(columns=["split", "seed_image"])
+        every = suites.all_suites(processed, real_table, made, embedded, numbers or fidelity(), SETTINGS, tmp_path)
+        checked = [suite for suite in every if only in (None, suite.name)]
+        outcomes = expectations.run(checked, docs)
+        assert len(outcomes) == sum(len(suite.rules) for suite in checked) > 0
+        failed = [outcome for outcome in outcomes if not outcome.passed]
+        return (
+            {o.rule.words: o for o in failed if o.rule.severity == "critical"},
+            {o.rule.words: o for o in failed if o.rule.severity == "warning"},
+            checked,
+        )
+
+    return run
+
+
+def put(table, column, rows, value):
+    table[column] = table[column].astype(object)
+    table.loc[rows, column] = value
+    return table
+
+
+def test_sound_tables_pass(check):
+    critical, warnings, checked = check()
+    assert critical == {} and warnings == {}
+    assert "lesion_area" in checked[0].not_measured and "ita" in checked[3].not_measured
+
+
+@pytest.mark.parametrize(
+    ("suite", "faults"),
+    [
+        (
+            "real-images",
+            [
+                ("label", [3], None, "every image has a label"),
+                ("kind", [4, 5], "synthetic", "every image is real"),
+                ("sha256", [6], "abc", "every file has its checksum"),
+            ],
+        ),
+        (
+            "splits",
+            [
+                ("split", [8], "training", "every split is one of train, val, test, external, unused"),
+                ("seed_image", [20], True, "the generator learns from training images only"),
+                ("group_id", [5, 30], "one", "no lesion, patient or near-duplicate is in two splits"),
+                ("sha256", [7, 35], f"{77:064x}", "no file is in two splits"),
+            ],
+        ),
+        (
+            "synthetic-images",
+            [
+                ("label", [5], "naevus", "every label is one of benign, malignant"),
+                ("prompt", [6], None, "every image knows its prompt"),
+                ("seed", [7], None, "every image knows its seed"),
+                ("sampler", [8], None, "every image knows its sampler"),
+            ],
+        ),
+    ],
+)
+def test_critical_rules_name_the_images(check, suite, faults):
+    made = suite == "synthetic-images"
+    table, letter = (synthetic(), "s") if made else (real(), "r")
+    for column, rows, value, _ in faults:
+        put(table, column, rows, value)
+    critical, _, _ = check(made=table, only=suite) if made else check(table, only=suite)
+    assert {words: o.examples for words, o in critical.items()} == {
+        words: tuple(f"{letter}{row:02d}" for row in rows) for _, rows, _, words in faults
+    }
+
+
+def test_an_id_that_occurs_twice(check):
+    critical, _, _ = check(made=put(synthetic(), "image_id", [5], "s04"), only="synthetic-images")
+    assert critical["every image_id occurs once"].examples == ("s04", "s04")
+
+
+def test_a_group_may_have_unused_images(check):
+    table = put(put(real(), "group_id", [2, 30], "g2"), "split", [30], "unused")
+    critical, _, _ = check(table, only="splits")
+    assert not any("near-duplicate" in words for words in critical)
+
+
+def test_missing_files_and_features(check):
+    critical, _, _ = check(without_files=["r01.png", "s02.png"], without_features=["r07", "s03"])
+    found = {(o.suite, o.examples) for o in critical.values()}
+    assert critical["every image has features"].examples == ("s03",)
+    assert critical["every used image has features"].examples == ("r07",)
+    assert ("synthetic-images", ("s02",)) in found
+
+
+def test_too_few_images_of_a_class(check):
+    made = put(synthetic(), "label", list(range(1, 20, 2))[:8], "benign")
+    critical, _, _ = check(made=made, only="class-sizes")
+    (outcome,) = critical.values()
+    assert outcome.examples == ("synthetic/malignant",) and outcome.observed == 2
+    assert "validate.min_images_per_class" in outcome.rule.turn
+
+
+def test_measured_bounds_come_from_the_real_images(check):
+    made = put(synthetic(), "sharpness", range(3), 0.01)
+    _, warnings, _ = check(made=made, only="synthetic-images")
+    assert [o.rule.column for o in warnings.values()] == ["sharpness"]
+    made = put(synthetic(), "sharpness", [0], 0.01)  # within `mostly`
+    assert check(made=made, only="synthetic-images")[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "severity"),
+    [
+        ({"all__kid": 5.0}, "kid over floor, all", "critical"),
+        ({"malignant__kid": 5.0}, "kid over floor, malignant", "critical"),
+        ({"all__label_disagreement": 0.6}, "label disagreement, all", "critical"),
+        ({"benign__label_disagreement": 0.6}, "label disagreement, benign", "warning"),
+        ({"copies__rate_low": 0.06}, "copy rate, at least", "critical"),
+        ({"copies__rate": 0.06}, "copy rate", "warning"),
+        ({"copies__planted_recall": 0.5}, "planted copies found", "warning"),
+        ({"shortcuts__colour_excess_auc_low": 0.4}, "colour shortcut", "warning"),
+    ],
+)
+def test_bounds_on_fidelity(check, change, column, severity):
+    critical, warnings, _ = check(numbers=fidelity(**change), only="fidelity")
+    failed = {o.rule.column: (o.rule.severity, o.observed) for o in (*critical.values(), *warnings.values())}
+    assert list(failed) == [column] and failed[column][0] == severity
+
+
+def test_what_fidelity_could_not_measure_is_listed_not_judged(check):
+    critical, _, checked = check(numbers=fidelity(all__kid=None), only="fidelity")
+    assert critical == {} and "kid over floor, all" in checked[-1].not_measured
+
+
+def test_the_message_has_at_most_ten_lines_and_the_metrics_add_up(check):
+    table = real()
+    for column, value in (("label", None), ("kind", "x"), ("sha256", "x"), ("split", "x"), ("tone", "x")):
+        put(table, column, range(10), value)
+    put(table, "group_id", range(0, 40), "one")
+    critical, _, checked = check(table, numbers=fidelity(all__kid=9.0))
+    outcomes = list(critical.values())
+    assert len(outcomes) > gate.SHOWN
+    lines = gate.message(outcomes, Path("reports/validation")).splitlines()
+    assert len(lines) <= 10 and f"{len(outcomes)} critical expectations failed" in lines[0]
+    found = gate.metrics(outcomes, checked)
+    assert found["critical_failures"] == len(outcomes) == len(found["failures"])
+    json.dumps(found)
+    assert gate.message([], Path("reports/validation")) == ""
+
+
+def test_pages_need_no_network(check, tmp_path):
+    check(put(real(), "label", [3], None), docs=tmp_path / "docs")
+    pages = list((tmp_path / "docs").rglob("*.html"))
+    assert len(pages) == 11  # the front page, and for each of five suites its rules and its results
+    for page in pages:
+        text = page.read_text()
+        assert "<script" not in text and "src=" not in text and "stylesheet" not in text and "<style>" in text
+    assert not (tmp_path / "docs/static").exists()
+    front = (tmp_path / "docs/index.html").read_text()
+    links = [part.split('"')[0] for part in front.split('href="')[1:]]
+    assert len(links) == 5 and all((tmp_path / "docs" / link).is_file() for link in links)
