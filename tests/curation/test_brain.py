@@ -52,7 +52,8 @@ def test_twins_are_found_and_the_first_stays():
 def test_no_two_that_stay_are_close():
     points, ids = cloud()
     limit = 2.5
-    left = [i for i, name in enumerate(ids) if name not in brain.near_duplicates(ids, points, limit)]
+    out = brain.near_duplicates(ids, points, limit)
+    left = [i for i, name in enumerate(ids) if name not in out]
     apart = np.linalg.norm(points[left][:, None] - points[left][None], axis=2) + np.eye(len(left)) * 99
     assert 1 < len(left) < len(ids) and apart.min() > limit
 
