@@ -66,7 +66,9 @@ def resources(file: Path) -> set[Path]:
     return {
         path
         for name, path in beside.items()
-        if name in names and not (path / "__init__.py").exists() and not list(path.glob("*.py") if path.is_dir() else [])
+        if name in names
+        and not (path / "__init__.py").exists()
+        and not list(path.glob("*.py") if path.is_dir() else [])
     }
 
 

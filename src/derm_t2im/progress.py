@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, every: float 
         every: Seconds between two lines where stderr is no terminal.
     """
     if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as rich_track
@@ -33,10 +33,8 @@ def track(items: Iterable[T], what: str, total: int | None = None, every: float 
         yield from rich_track(items, description=what, total=total, console=Console(stderr=True))
         return
     start = last = time.monotonic()
-    done = 0
-    for item in items:
+    for done, item in enumerate(items, 1):
         yield item
-        done += 1
         now = time.monotonic()
         if now - last >= every:
             last = now

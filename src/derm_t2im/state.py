@@ -77,7 +77,7 @@ def move_into_place(finished: Path, target: Path) -> None:
         finished.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.replace(finished, target)
+        finished.replace(target)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -89,7 +89,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -10,7 +10,9 @@ MINI = Path(__file__).parents[2] / "models" / "base" / "mini"
 
 def test_tokenizer_knows_the_words_of_our_prompts_whole() -> None:
     words = architecture.tokenizer()
-    said = prompts.compose({"label": "malignant", "size": "large", "count": "three", "tone": "dark", "site": "back"}, "sks")
+    said = prompts.compose(
+        {"label": "malignant", "size": "large", "count": "three", "tone": "dark", "site": "back"}, "sks"
+    )
     assert [t.removesuffix("</w>") for t in words.tokenize(said)] == said.replace(",", " ,").split()
     for prompt in prompts.PAPER_PROMPTS:
         assert len(words.tokenize(prompt)) == len(prompt.split())

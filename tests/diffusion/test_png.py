@@ -39,7 +39,11 @@ def test_settings_survive_in_the_web_uis_own_chunk(tmp_path: Path) -> None:
     assert (found["Steps"], found["Sampler"], found["CFG scale"], found["Seed"]) == ("20", "Euler a", "7", "12345")
 
 
-@given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1).map(str.strip))
+@given(
+    st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1).map(
+        str.strip
+    )
+)
 def test_any_prompt_comes_back(prompt: str) -> None:
     found = png.parse(png.describe({**ROW, "prompt": prompt, "negative_prompt": ""}, 64))
     if "Negative prompt:" not in prompt:

@@ -41,7 +41,7 @@ def test_uniform_attributes_use_every_word() -> None:
 def test_every_sampler_draws_and_repeats_itself(tiny_base: Path) -> None:
     pipe = base.load(str(tiny_base))
     for name in sample.SAMPLERS:
-        rows = sample.plan(Generate(images=2, steps=3, samplers=[name]), TRAIN, ["benign", "malignant"], "")
+        rows = sample.plan(Generate(images=2, steps=3, samplers=(name,)), TRAIN, ["benign", "malignant"], "")
         first, second = sample.draw(pipe, rows), sample.draw(pipe, rows)
         assert first.shape == (2, 64, 64, 3) and first.dtype == np.uint8
         assert np.array_equal(first, second)
@@ -50,7 +50,7 @@ def test_every_sampler_draws_and_repeats_itself(tiny_base: Path) -> None:
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny_base: Path) -> None:
     pipe = base.load(str(tiny_base))
-    rows = sample.plan(Generate(images=6, steps=3, samplers=["euler_a"]), TRAIN, ["benign", "malignant"], "")
+    rows = sample.plan(Generate(images=6, steps=3, samplers=("euler_a",)), TRAIN, ["benign", "malignant"], "")
     together = sample.draw(pipe, rows)
     alone = np.concatenate([sample.draw(pipe, rows.iloc[i : i + 1]) for i in range(6)])
     # other batch sizes may round the last bit of a float another way, never more

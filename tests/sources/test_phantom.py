@@ -16,7 +16,10 @@ def test_the_same_seed_gives_the_same_image(style: phantom.Style) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 100, 256, 512])
 def test_any_size_shows_the_same_scene(size: int) -> None:
-    small, large = phantom.render(phantom.CLINIC_A, 1, "s", size=64), phantom.render(phantom.CLINIC_A, 1, "s", size=size)
+    small, large = (
+        phantom.render(phantom.CLINIC_A, 1, "s", size=64),
+        phantom.render(phantom.CLINIC_A, 1, "s", size=size),
+    )
     assert large.image.shape == (size, size, 3) and large.image.dtype == np.uint8
     assert large.lesion.shape == large.hair.shape == (size, size)
     assert abs(small.area - large.area) < 0.02

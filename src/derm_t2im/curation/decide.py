@@ -88,7 +88,7 @@ def curate(
         UserError: if there are too few real images to compare with, or a class keeps no image.
     """
     table = pool.table.reset_index(drop=True).copy()
-    bounds, heldout = _bounds(real, real_matrix, settings, len(table))
+    bounds, heldout = _bounds(real, real_matrix, settings, table)
     _place(table, pool, real, real_matrix, uniqueness)
     found = rules.judge(table, bounds)
     verdicts = review.settle(decisions, table)
@@ -113,8 +113,8 @@ def curate(
     return Outcome(table, real, metrics, verdicts)
 
 
-def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, n: int) -> tuple[Limits, int]:
-    """The limits for a pool of ``n`` images, and the number of held-out images behind two of them."""
+def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, pool: pd.DataFrame) -> tuple[Limits, int]:
+    """The limits for a pool, and the number of held-out images behind two of them."""
     train = (real["split"] == "train").to_numpy()
     heldout = (real["split"] == "val").to_numpy()
     if train.sum() < 2 or not heldout.any():
@@ -123,15 +123,18 @@ def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, n: int) ->
             "few; raise split.train and split.val."
         )
     group = real.loc[train, "group_id" if "group_id" in real.columns else "image_id"].to_numpy(dtype=object)
-    close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, n))
+    close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, len(pool)))
     if not np.isfinite(close):
         raise UserError("curate needs training images of at least two lesions: raise split.train.")
     sharpness = real.loc[train, "sharpness"].to_numpy(dtype=np.float64, na_value=np.nan)
     sharpness = sharpness[np.isfinite(sharpness)]
     if not len(sharpness):
         raise UserError("The real training images have no measured sharpness: run `dvc repro preprocess`.")
+    # A small autoencoder softens all it draws: a blurred image stands out from its own pool.
+    own = np.nanmedian(pool["sharpness"].to_numpy(dtype=np.float64, na_value=np.nan))
+    softness = min(1.0, own / np.median(sharpness)) if np.isfinite(own) and np.median(sharpness) > 0 else 1.0
     distances = neighbours.nearest(matrix[heldout], matrix[train])[1]
-    return rules.limits(settings, sharpness, distances, close), int(heldout.sum())
+    return rules.limits(settings, sharpness * softness, distances, close), int(heldout.sum())
 
 
 def _place(

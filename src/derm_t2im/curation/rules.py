@@ -30,7 +30,7 @@ REASONS: dict[str, str] = {
     "hair": "hair covers too much of it",
     "ruler": "it shows a ruler",
     "ink": "it shows ink marks",
-    "blur": "it is less sharp than the real training images",
+    "blur": "it is less sharp than its pool, given how much real images vary",
     "off_manifold": "it is farther from every real training image than held-out real images are",
     "copy": "it is closer to a real training image than held-out real images are",
     "label_disagreement": "the probe does not see the label that the prompt asked for",
@@ -79,7 +79,7 @@ def limits(
 
     Args:
         settings: Section `curate`.
-        real_sharpness: Sharpness of the real training images.
+        real_sharpness: Sharpness of the real training images, scaled to the pool's median where that is lower.
         heldout_distances: Distance of each held-out real image to the nearest training image:
             the null that copies and outliers are judged against.
         near_duplicate: Distance within which two synthetic images look the same.
@@ -180,7 +180,10 @@ def _explain(reason: str, row: pd.Series, bounds: Limits) -> str:
         what = {"ruler": "a ruler", "ink": "ink"}[reason]
         return f"The score for {what} is {row[reason]:.2f}; at most {getattr(bounds, reason):.2f} is allowed."
     if reason == "blur":
-        return f"Its sharpness is {row['sharpness']:.4g}; real training images have at least {bounds.sharpness:.4g}."
+        return (
+            f"Its sharpness is {row['sharpness']:.4g}; this pool, varying as real images do, "
+            f"has at least {bounds.sharpness:.4g}."
+        )
     if reason == "off_manifold":
         return (
             f"The nearest real image, {row['nearest_real_id']}, is {row['nearest_real_distance']:.4g} away; "

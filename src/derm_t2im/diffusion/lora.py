@@ -108,9 +108,7 @@ def prior(pipe: StableDiffusionPipeline, settings: Finetune) -> Cache:
     return Cache(stack, text[:1].expand(len(stack), -1, -1).clone(), text[1].clone())
 
 
-def train(
-    pipe: StableDiffusionPipeline, cache: Cache, heldout: Cache, settings: Finetune, work: Path
-) -> History:
+def train(pipe: StableDiffusionPipeline, cache: Cache, heldout: Cache, settings: Finetune, work: Path) -> History:
     """Train a LoRA on ``pipe.unet`` in place and save it in ``work/lora``.
 
     A checkpoint every ``settings.checkpoint_every`` steps lets a killed run go on to the same bits:
@@ -228,7 +226,9 @@ def _order(n: int, batch: int, step: int, seed: int, name: str) -> torch.Tensor:
 
     at = torch.arange(step * batch, (step + 1) * batch)
     orders = {
-        int(epoch): torch.randperm(n, generator=torch.Generator().manual_seed(seeds.derive(seed, name, "epoch", int(epoch))))
+        int(epoch): torch.randperm(
+            n, generator=torch.Generator().manual_seed(seeds.derive(seed, name, "epoch", int(epoch)))
+        )
         for epoch in torch.unique(at // n)
     }
     return torch.stack([orders[int(i) // n][int(i) % n] for i in at])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Our name of a sampler -> the web UI's.
 SAMPLER_NAMES = {
@@ -21,7 +23,7 @@ SAMPLER_NAMES = {
 }
 
 
-def describe(row: Mapping[str, Any], size: int) -> str:
+def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
     """The text of the chunk for one row of the synthetic manifest."""
     settings = {
         "Steps": row["steps"],
@@ -59,7 +61,7 @@ def write(path: Path, rgb: np.ndarray, text: str) -> None:
     info.add_text("parameters", text)
     partial = path.with_name(f".{path.name}.partial")
     Image.fromarray(rgb).save(partial, "PNG", pnginfo=info)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read(path: Path) -> dict[str, str]:

@@ -113,7 +113,12 @@ def _loop(
             progress.say(f"base: {name} step {step + 1}/{steps}, loss {sum(recent) / len(recent):.4f}")
             recent.clear()
             partial = checkpoint.with_suffix(".partial")
-            state = {"step": step + 1, "average": average, "optimiser": optimiser.state_dict(), "parameters": parameters}
+            state = {
+                "step": step + 1,
+                "average": average,
+                "optimiser": optimiser.state_dict(),
+                "parameters": parameters,
+            }
             torch.save(state, partial)
             partial.replace(checkpoint)
     with torch.no_grad():

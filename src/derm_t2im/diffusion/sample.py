@@ -164,7 +164,5 @@ def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame, guidance_rescale: fl
 def batches(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
     """Rows in batches of at most ``size`` that share a sampler; the same rows give the same batches."""
     return [
-        part.iloc[i : i + size]
-        for _, part in rows.groupby("sampler", sort=True)
-        for i in range(0, len(part), size)
+        part.iloc[i : i + size] for _, part in rows.groupby("sampler", sort=True) for i in range(0, len(part), size)
     ]

@@ -28,7 +28,7 @@ class Generate(Section):
     """Section `generate`."""
 
     images: int = Field(936, ge=1)
-    samplers: list[Sampler] = Field(default_factory=lambda: ["euler_a", "euler", "plms"], min_length=1)
+    samplers: tuple[Sampler, ...] = Field(("euler_a", "euler", "plms"), min_length=1)
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(7.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)

@@ -14,6 +14,6 @@ MixName = Literal["real", "hybrid", "oversampled", "synthetic"]
 class Mix(Section):
     """Section `mix`."""
 
-    mixes: list[MixName] = Field(default_factory=lambda: ["real", "hybrid", "oversampled"], min_length=1)
+    mixes: tuple[MixName, ...] = Field(("real", "hybrid", "oversampled"), min_length=1)
     synthetic_fraction: float = Field(0.75, ge=0, lt=1)
     seed: int = 0

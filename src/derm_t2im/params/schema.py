@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from derm_t2im.params import Section, explain, read_yaml
 from derm_t2im.errors import UserError
+from derm_t2im.params import Section, explain, read_yaml
 from derm_t2im.params.acquire import Acquire
 from derm_t2im.params.curate import Curate
 from derm_t2im.params.embed import Embed

@@ -271,7 +271,7 @@ def _optics(rng: np.random.Generator, style: Style, grid: parts.Grid, artefacts:
         out = np.clip((out + noise * grain) * 255 + 0.5, 0, 255).astype(np.uint8)
         if quality < 97:
             _, code = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-            out = np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+            out = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1])
         return out
 
     return apply

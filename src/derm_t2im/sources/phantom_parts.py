@@ -87,9 +87,9 @@ def skin(
         for _ in range(int(rng.integers(2, 7))):
             line = np.zeros((n, n), np.float32)
             _curve(rng, line, width=rng.uniform(0.008, 0.02), length=rng.uniform(0.3, 0.9))
-            line = cv2.GaussianBlur(line, (0, 0), max(0.006 * n, 0.3))
-            lab[..., 1] += 9 * line
-            lab[..., 0] -= 4 * line
+            soft = cv2.GaussianBlur(line, (0, 0), max(0.006 * n, 0.3))
+            lab[..., 1] += 9 * soft
+            lab[..., 0] -= 4 * soft
     return lab, colour
 
 
@@ -239,7 +239,7 @@ def hair(rng: Rng, rgb: Array, number: int, light: bool) -> tuple[Array, Array]:
     layer = np.zeros(rgb.shape[:2], np.uint8)
     for _ in range(number):
         layer[:] = 0
-        n = layer.shape[0]
+        n = rgb.shape[0]
         start = rng.uniform(-0.15, 1.15, 2) * n
         heading, bend = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.8)
         t = np.linspace(0, 1, 28)

@@ -88,14 +88,12 @@ def _images(rows: pd.DataFrame, size: int) -> np.ndarray:
     return images
 
 
-def _draw(
-    pipe: StableDiffusionPipeline, table: pd.DataFrame, settings: Finetune, token: str, keep: Path
-) -> np.ndarray:
+def _draw(pipe: StableDiffusionPipeline, table: pd.DataFrame, settings: Finetune, token: str, keep: Path) -> np.ndarray:
     """Images for the same prompts and seeds before and after (with the token); kept for a resumed run."""
     if keep.is_file():
         return np.load(keep)
     train = table[table["split"] == "train"]
-    asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=["euler_a"], seed=settings.seed)
+    asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
     rows = sample.plan(asked, train, sorted(train["label"].unique()), token)
     parts = track(sample.batches(rows, 32), f"finetune: samples {keep.stem}")
     drawn = np.concatenate([sample.draw(pipe, part) for part in parts])

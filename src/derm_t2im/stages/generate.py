@@ -62,7 +62,8 @@ def _draw_all(settings: Generate, tuned: Finetune, rows: pd.DataFrame, folder: P
     pipe = _pipeline(settings, tuned)
     size = base.image_size(pipe)
     for part in track(todo, "generate (batches)"):
-        for row, image in zip(part.to_dict("records"), sample.draw(pipe, part, settings.guidance_rescale), strict=True):
+        drawn = sample.draw(pipe, part, settings.guidance_rescale)
+        for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
             png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
 
 
@@ -90,5 +91,3 @@ def _measure_one(file: Path) -> dict[str, Any]:
         "width": rgb.shape[1],
         "height": rgb.shape[0],
     }
-
-
