@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +13,6 @@ from derm_t2im import doctor as checks
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
 from derm_t2im.errors import UserError
-
-# Threads that wait by sleeping: on a machine that does other work too, waiting in a loop makes
-# torch slower by a factor of ten. Has to be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     help="Synthetic dermoscopic images, and honest evidence of whether they help.",

@@ -8,6 +8,7 @@ near-duplicate is one of an image that would otherwise stay, and a surplus image
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,8 +95,13 @@ def limits(
         hair=settings.max_hair_fraction,
         ruler=settings.max_ruler,
         ink=settings.max_ink,
-        sharpness=float(np.quantile(real_sharpness, settings.sharpness_quantile)),
-        off_manifold=float(np.quantile(heldout_distances, settings.off_manifold_quantile)),
+        sharpness=float(np.quantile(real_sharpness, settings.sharpness_quantile))
+        if settings.sharpness_quantile > 0
+        else -math.inf,
+        # 0 above and 1 here turn the rule off: every distance is within the last quantile of an endless set
+        off_manifold=float(np.quantile(heldout_distances, settings.off_manifold_quantile))
+        if settings.off_manifold_quantile < 1
+        else math.inf,
         copy=float(np.quantile(heldout_distances, settings.copy_quantile)),
         label_probability=settings.min_label_probability,
         uniqueness=settings.min_uniqueness,
