@@ -71,7 +71,7 @@ def run(world, decisions=(), **settings) -> Outcome:
     other = table["label"].map({"benign": "malignant", "malignant": "benign"})
     opinion = np.where(probability > 0.5, table["label"], other).astype(object)
     pool = Pool(table, matrix, probability, opinion, np.maximum(probability, 1 - probability))
-    values = {"keep": 40, "off_manifold_quantile": 1.0, "near_duplicate_quantile": 1e-6} | settings
+    values = {"keep": 40, "off_manifold_quantile": 0.9999, "near_duplicate_quantile": 1e-6} | settings
     return curate(pool, real, real_matrix, list(decisions), Curate(**values), brute_uniqueness, brute_duplicates)
 
 
