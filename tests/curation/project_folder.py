@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+import yaml
 
 from derm_t2im import features, manifest, paths
 from derm_t2im.imaging.io import write_png
 from derm_t2im.imaging.quality import measure
+from derm_t2im.params.curate import Curate
 from derm_t2im.sources.phantom import CLINIC_A, CLINIC_B, Phantom, render
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,7 +26,10 @@ PLANTED = {"blur": 3, "copy": 3, "off_manifold": 3, "label_disagreement": 3, "ne
 def build(root: Path, synthetic: int = 60, size: int = 64) -> dict[str, list[str]]:
     """Make the project below ``root``; returns the ids of the planted defects by reason."""
     root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(REPOSITORY / paths.PARAMS, root)
+    # The rules at their own defaults, whatever bounds the committed run uses.
+    params = yaml.safe_load((REPOSITORY / paths.PARAMS).read_text())
+    params["curate"] = Curate().model_dump(mode="json")
+    (root / paths.PARAMS).write_text(yaml.safe_dump(params))
     (root / paths.REVIEW_DECISIONS).parent.mkdir(parents=True, exist_ok=True)
     (root / paths.REVIEW_DECISIONS).write_text("image_id,decision,reason,reviewer,date\n")
     (root / paths.METRICS).mkdir(exist_ok=True)
