@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -93,8 +94,23 @@ def needed(stage: str) -> tuple[str, ...]:
     return tuple(sorted(f.relative_to(ROOT).as_posix() for f in own))
 
 
-if __name__ == "__main__":
-    import sys
+def rewritten(text: str) -> str:
+    """dvc.yaml's text with the source dependencies that its stages need."""
+    out: list[str] = []
+    stage, placed = "", False
+    for line in text.splitlines():
+        if re.fullmatch(r"  \w+:", line):
+            stage, placed = line.strip(" :"), False
+        if re.match(r"\s+- src/", line):
+            if not placed:
+                indent = line[: line.index("-")]
+                out += [f"{indent}- {file}" for file in needed(stage)]
+            placed = True
+        else:
+            out.append(line)
+    return "\n".join(out) + "\n"
 
-    for name in sys.argv[1:]:
-        print(f"  {name}:", *(f"      - {file}" for file in needed(name)), sep="\n")
+
+if __name__ == "__main__":
+    pipeline = ROOT / "dvc.yaml"
+    pipeline.write_text(rewritten(pipeline.read_text(encoding="utf-8")), encoding="utf-8")

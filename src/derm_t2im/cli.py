@@ -69,8 +69,8 @@ def stage(
 def base_train(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/base/mini"),
     images: Annotated[int, typer.Option(min=64, help="Phantoms of the broad distribution to learn from.")] = 24_000,
-    vae_steps: Annotated[int, typer.Option(min=1)] = 5000,
-    unet_steps: Annotated[int, typer.Option(min=1)] = 2600,
+    vae_steps: Annotated[int, typer.Option(min=1)] = 3000,
+    unet_steps: Annotated[int, typer.Option(min=1)] = 3000,
     seed: int = 0,
 ) -> None:
     """Train the embedded base model on phantoms of no clinic (about an hour on two cores)."""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 STATE = Path(".state")
@@ -36,6 +37,11 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_code(*modules: ModuleType) -> list[str]:
+    """SHA-256 of the source of modules: unfinished work of other code is no work to go on from."""
+    return [hash_file(Path(str(module.__file__))) for module in modules]
 
 
 def hash_tree(path: Path) -> str:

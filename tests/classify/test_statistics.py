@@ -228,16 +228,6 @@ def test_holm_leaves_out_what_is_unknown():
     assert adjusted[2] == pytest.approx(0.04)
 
 
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_agrees_with_statsmodels(case):
-    assert s.wilson(*case) == pytest.approx(proportion.proportion_confint(*case, method="wilson"), abs=1e-12)
-
-
-def test_wilson_refuses_more_than_all():
-    with pytest.raises(UserError, match="6 of 5"):
-        s.wilson(6, 5)
-
-
 @given(
     hnp.arrays(np.float64, 25, elements=st.floats(0, 1)),
     hnp.arrays(np.bool_, 25).filter(lambda y: y.any()),

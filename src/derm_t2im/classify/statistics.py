@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from derm_t2im.errors import UserError
+from derm_t2im.intervals import wilson
 
 _CHUNK = 4_000_000  # elements of a (draws, n) block worked on at a time
 
@@ -204,18 +204,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p * (len(known) - place)))
         adjusted[i] = highest
     return adjusted
-
-
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    if not 0 <= successes <= n:
-        raise UserError(f"{successes} of {n} is no share: give 0 <= successes <= n.")
-    if n == 0:
-        return 0.0, 1.0
-    low, high = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
-    return float(low), float(high)
 
 
 def two_proportions(successes_a: int, n_a: int, successes_b: int, n_b: int) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from derm_t2im import seeds
+from derm_t2im.intervals import wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -285,9 +286,6 @@ def _needed(label: np.ndarray, available: dict[str, int], target: int) -> int:
 
 def proportion(k: int, n: int) -> tuple[float, float, float]:
     """A share ``k / n`` and its 95 % interval (Wilson 1927); NaN for n = 0."""
-    from scipy.stats import binomtest
-
     if n == 0:
         return (float("nan"),) * 3
-    interval = binomtest(k, n).proportion_ci(method="wilson")
-    return k / n, float(interval.low), float(interval.high)
+    return k / n, *wilson(k, n)

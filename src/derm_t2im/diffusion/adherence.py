@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from derm_t2im.intervals import wilson
 from derm_t2im.vocabulary import COUNTS, SIZES, TONES
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def rank_correlation(asked: np.ndarray, measured: np.ndarray) -> dict[str, float
 
 def share(hits: np.ndarray) -> dict[str, float]:
     """A share with its Wilson 95 % interval and n."""
-    n, p, z = len(hits), float(np.mean(hits)) if len(hits) else math.nan, 1.959964
+    n, k = len(hits), int(np.count_nonzero(hits))
     if not n:
-        return {"": p, "_low": p, "_high": p, "_n": 0}
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"": p, "_low": (centre - half) / (1 + z * z / n), "_high": (centre + half) / (1 + z * z / n), "_n": n}
+        return {"": math.nan, "_low": math.nan, "_high": math.nan, "_n": 0}
+    low, high = wilson(k, n)
+    return {"": k / n, "_low": low, "_high": high, "_n": n}
 
 
 def measure(made: pd.DataFrame, opinion: np.ndarray) -> dict[str, object]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from derm_t2im.intervals import wilson
+
 Z95 = 1.959963984540054
 
 
@@ -28,14 +30,11 @@ NONE = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 def share(hits: np.ndarray) -> Estimate:
     """Share of true values in a bool array (n,), with Wilson's score interval (Wilson 1927)."""
-    from scipy.stats import binomtest
-
     n = len(hits)
     if n == 0:
         return NONE
     k = int(np.count_nonzero(hits))
-    interval = binomtest(k, n).proportion_ci(0.95, method="wilson")
-    return Estimate(k / n, float(interval.low), float(interval.high), n)
+    return Estimate(k / n, *wilson(k, n), n)
 
 
 def mean(values: np.ndarray) -> Estimate:

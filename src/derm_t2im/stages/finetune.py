@@ -16,7 +16,16 @@ from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
-from derm_t2im.state import discard, fingerprint, hash_file, hash_tree, move_into_place, work_folder, write_json
+from derm_t2im.state import (
+    discard,
+    fingerprint,
+    hash_code,
+    hash_file,
+    hash_tree,
+    move_into_place,
+    work_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +45,8 @@ def run() -> None:
     if seeds.empty:
         raise UserError("finetune: the split has no seed images; raise split.seed_images.")
     images = _images(seeds, size)
-    key = fingerprint(settings, hash_tree(Path(settings.base)), hash_file(paths.SPLITS_MANIFEST))
+    key = fingerprint(settings, hash_tree(Path(settings.base)), hash_file(paths.SPLITS_MANIFEST),
+                      hash_code(lora, prompts, sample))  # fmt: skip
     work = work_folder("finetune", key)
     probe = networks.load(paths.PROBE)
 

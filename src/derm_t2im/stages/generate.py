@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from derm_t2im import manifest, networks, paths, runtime
-from derm_t2im.diffusion import adherence, base, png, sample
+from derm_t2im.diffusion import adherence, base, png, prompts, sample
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import hashing, quality
 from derm_t2im.imaging.io import read_rgb, read_stack
@@ -19,7 +19,16 @@ from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
-from derm_t2im.state import discard, fingerprint, hash_file, hash_tree, move_into_place, work_folder, write_json
+from derm_t2im.state import (
+    discard,
+    fingerprint,
+    hash_code,
+    hash_file,
+    hash_tree,
+    move_into_place,
+    work_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -35,7 +44,7 @@ def run() -> None:
     rows = sample.plan(settings, train, classes, tuned.token)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
     work = work_folder("generate", fingerprint(settings, tuned.base, tuned.token, base_hash, lora_hash,
-                                               hash_file(paths.SPLITS_MANIFEST)))  # fmt: skip
+                                               hash_file(paths.SPLITS_MANIFEST), hash_code(prompts, png, sample)))  # fmt: skip
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
     _draw_all(settings, tuned, rows, images)

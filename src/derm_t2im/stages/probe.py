@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from derm_t2im import manifest, networks, paths, runtime, seeds, state
 from derm_t2im.classify import data, evaluation
 from derm_t2im.classify import train as training
@@ -29,7 +27,7 @@ def run() -> None:
         raise UserError("the probe needs training and validation images: enlarge split.train and split.val.")
     classes = data.class_names(table)
     device = runtime.device()
-    code = [state.hash_file(Path(str(module.__file__))) for module in (networks, data, training)]
+    code = state.hash_code(networks, data, training)
     work = state.work_folder("probe", state.fingerprint(settings, state.hash_file(paths.SPLITS_MANIFEST), code))
 
     shown = training.Images.of(data.read_images(table), data.encode(list(table["label"]), classes))

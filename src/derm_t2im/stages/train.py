@@ -79,7 +79,7 @@ def run(arch: str, mix: str) -> None:
 
 def _key(settings: Train, model: Model, mix: str) -> str:
     """Fingerprint of all that decides the weights, this code included."""
-    code = [state.hash_file(Path(str(module.__file__))) for module in (networks, data, training)]
+    code = state.hash_code(networks, data, training)
     weights = Path(model.weights)
     return state.fingerprint(
         settings.model_dump(exclude={"models", "archs"}),
