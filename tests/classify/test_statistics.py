@@ -11,7 +11,6 @@ from sklearn import metrics as sk
 from statsmodels.stats import contingency_tables, multitest, proportion
 
 from derm_t2im.classify import statistics as s
-from derm_t2im.errors import UserError
 
 
 def sample(n=400, classes=2, seed=0, sharp=2.0):

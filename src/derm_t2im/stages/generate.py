@@ -43,8 +43,8 @@ def run() -> None:
     base_hash, lora_hash = hash_tree(Path(tuned.base)), hash_tree(paths.LORA)
     rows = sample.plan(settings, train, classes, tuned.token)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
-    work = work_folder("generate", fingerprint(settings, tuned.base, tuned.token, base_hash, lora_hash,
-                                               hash_file(paths.SPLITS_MANIFEST), hash_code(prompts, png, sample)))  # fmt: skip
+    inputs = [base_hash, lora_hash, hash_file(paths.SPLITS_MANIFEST), *hash_code(prompts, png, sample)]
+    work = work_folder("generate", fingerprint(settings, tuned.base, tuned.token, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
     _draw_all(settings, tuned, rows, images)
