@@ -23,14 +23,3 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny"
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Bits are compared on one thread: on two, a loaded machine was once seen to sum in another order."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

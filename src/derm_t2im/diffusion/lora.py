@@ -6,6 +6,7 @@ once; a step then touches the U-Net only. Text encoder and autoencoder stay as t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 from derm_t2im import progress, seeds
 from derm_t2im.diffusion import prompts
 from derm_t2im.errors import UserError
+from derm_t2im.state import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -246,3 +248,15 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     type(pipe).save_lora_weights(
         folder, unet_lora_layers=state, safe_serialization=True, unet_lora_adapter_metadata=config
     )
+    _sort_metadata(folder / "pytorch_lora_weights.safetensors")
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata keys of a safetensors file: the library writes them in random order, and DVC goes by bytes."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight
+    write_atomic(path, len(text).to_bytes(8, "little") + text + data[8 + length :])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from derm_t2im import manifest, networks, paths, runtime
+from derm_t2im import manifest, networks, paths, runtime, state
 from derm_t2im.diffusion import base, lora, prompts, sample
 from derm_t2im.errors import UserError
 from derm_t2im.fidelity.kid import kid_interval, unit
@@ -16,16 +16,6 @@ from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
-from derm_t2im.state import (
-    discard,
-    fingerprint,
-    hash_code,
-    hash_file,
-    hash_tree,
-    move_into_place,
-    work_folder,
-    write_json,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +35,9 @@ def run() -> None:
     if seeds.empty:
         raise UserError("finetune: the split has no seed images; raise split.seed_images.")
     images = _images(seeds, size)
-    key = fingerprint(settings, hash_tree(Path(settings.base)), hash_file(paths.SPLITS_MANIFEST),
-                      hash_code(lora, prompts, sample))  # fmt: skip
-    work = work_folder("finetune", key)
+    inputs = [state.hash_tree(Path(settings.base)), state.hash_file(paths.SPLITS_MANIFEST)]
+    code = state.hash_code(lora, prompts, sample)
+    work = state.work_folder("finetune", state.fingerprint(settings, inputs, code))
     probe = networks.load(paths.PROBE)
 
     said = [prompts.compose(sample.said_of(row), settings.token) for row in seeds.itertuples()]
@@ -82,9 +72,9 @@ def run() -> None:
             metrics |= kid_interval(floor, real).keys("kid_floor")
     for name, drawn in (("before", before), ("after", after)):
         write_png(work / "lora" / f"{name}.png", _grid(drawn))
-    write_json(paths.FINETUNE_METRICS, metrics)
-    move_into_place(work / "lora", paths.LORA)
-    discard(work)
+    state.write_json(paths.FINETUNE_METRICS, metrics)
+    state.move_into_place(work / "lora", paths.LORA)
+    state.discard(work)
     say(f"finetune: held-out loss {loss_before:.4f} -> {history.heldout[-1][1]:.4f}, {paths.LORA}")
 
 

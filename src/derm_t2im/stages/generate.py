@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from derm_t2im import manifest, networks, paths, runtime
+from derm_t2im import manifest, networks, paths, runtime, state
 from derm_t2im.diffusion import adherence, base, png, prompts, sample
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import hashing, quality
@@ -19,16 +19,6 @@ from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
-from derm_t2im.state import (
-    discard,
-    fingerprint,
-    hash_code,
-    hash_file,
-    hash_tree,
-    move_into_place,
-    work_folder,
-    write_json,
-)
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -40,11 +30,11 @@ def run() -> None:
     table = manifest.read(paths.SPLITS_MANIFEST)
     train = table[table["split"] == "train"]
     classes = sorted(train["label"].unique())
-    base_hash, lora_hash = hash_tree(Path(tuned.base)), hash_tree(paths.LORA)
+    base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(paths.LORA)
     rows = sample.plan(settings, train, classes, tuned.token)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
-    inputs = [base_hash, lora_hash, hash_file(paths.SPLITS_MANIFEST), *hash_code(prompts, png, sample)]
-    work = work_folder("generate", fingerprint(settings, tuned.base, tuned.token, inputs))
+    inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *state.hash_code(prompts, png, sample)]
+    work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
     _draw_all(settings, tuned, rows, images)
@@ -54,9 +44,9 @@ def run() -> None:
     probabilities = opinions.predict(read_stack([images / f"{name}.png" for name in rows["image_id"]]))
     metrics = adherence.measure(made, np.array(opinions.classes)[probabilities.argmax(1)])
     manifest.write(made, work / "out" / paths.SYNTHETIC_MANIFEST.name)
-    write_json(paths.GENERATE_METRICS, metrics)
-    move_into_place(work / "out", paths.SYNTHETIC)
-    discard(work)
+    state.write_json(paths.GENERATE_METRICS, metrics)
+    state.move_into_place(work / "out", paths.SYNTHETIC)
+    state.discard(work)
     say(f"generate: {len(made)} images, {metrics['class_agreement']:.0%} in the prompted class, {paths.SYNTHETIC}")
 
 
@@ -96,7 +86,7 @@ def _measure_one(file: Path) -> dict[str, Any]:
     return {
         **quality.measure(rgb),
         "phash": hashing.phash(rgb),
-        "sha256": hash_file(file),
+        "sha256": state.hash_file(file),
         "width": rgb.shape[1],
         "height": rgb.shape[0],
     }
