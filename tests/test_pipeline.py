@@ -38,7 +38,7 @@ def rerun(project: Project) -> list[str]:
 def test_all_outputs_are_there_and_a_second_run_does_nothing(project: Project) -> None:
     lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
     outputs = [out["path"] for stage in lock.values() for out in stage.get("outs", [])]
-    assert len(lock) == 13 + 6 + 2
+    assert len(lock) == 14 + 6 + 2
     assert all((project.folder / path).exists() for path in outputs)
     assert rerun(project) == []
     before = contents(project.folder / "metrics")
@@ -116,6 +116,21 @@ def test_a_misspelt_parameter_stops_the_run_at_once(project: Project) -> None:
         assert time.monotonic() - start < 60
         assert "generate.samplers.0" in done.stderr and "'euler_a'" in done.stderr
         assert "Traceback" not in done.stderr
+    finally:
+        (project.folder / "params.yaml").write_text(kept)
+        project.run("dvc", "checkout", "--force")
+
+
+def test_a_missing_folder_is_named_and_costs_nothing(project: Project) -> None:
+    kept = (project.folder / "params.yaml").read_text()
+    raw = contents(project.folder / "data" / "raw")
+    try:
+        project.set(**{"acquire.path": "nowhere/at-all"})
+        done = project.run("dvc", "repro", check=False)
+        assert done.returncode != 0
+        assert "acquire.path: there is no folder nowhere/at-all" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert contents(project.folder / "data" / "raw") == raw
     finally:
         (project.folder / "params.yaml").write_text(kept)
         project.run("dvc", "checkout", "--force")

@@ -28,7 +28,7 @@ app.command()(deploy.predict)
 app.command("doctor")(checks.command)
 
 STAGES = (
-    "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate", "curate",
+    "check", "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate", "curate",
     "mix", "train", "evaluate", "export", "report",
 )  # fmt: skip
 
@@ -70,7 +70,8 @@ def base_train(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/base/mini"),
     images: Annotated[int, typer.Option(min=64, help="Phantoms of the broad distribution to learn from.")] = 24_000,
     vae_steps: Annotated[int, typer.Option(min=1)] = 3000,
-    unet_steps: Annotated[int, typer.Option(min=1)] = 3000,
+    unet_steps: Annotated[int, typer.Option(min=1)] = 4000,
+    autoencoder: Annotated[Path | None, typer.Option(help="Take the autoencoder of this base as it is.")] = None,
     seed: int = 0,
 ) -> None:
     """Train the embedded base model on phantoms of no clinic (about an hour on two cores)."""
@@ -78,12 +79,13 @@ def base_train(
     from derm_t2im.diffusion import pretrain
     from derm_t2im.progress import say
     from derm_t2im.sources import broad
-    from derm_t2im.state import discard, fingerprint, move_into_place, work_folder
+    from derm_t2im.state import discard, fingerprint, hash_tree, move_into_place, work_folder
 
     recipe = pretrain.Recipe(vae_steps=vae_steps, unet_steps=unet_steps, seed=seed)
-    work = work_folder("base", fingerprint(images, vars(recipe)))
+    kept = hash_tree(autoencoder / "vae") if autoencoder else ""
+    work = work_folder("base", fingerprint(images, vars(recipe), kept))
     pixels, said = broad.collection(images, seed)
-    move_into_place(pretrain.train(pixels, [pretrain.caption(s) for s in said], recipe, work), out)
+    move_into_place(pretrain.train(pixels, [pretrain.caption(s) for s in said], recipe, work, autoencoder), out)
     discard(work)
     say(f"base: {out}")
 

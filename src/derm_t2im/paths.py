@@ -8,6 +8,7 @@ IMPORT = Path("data/import")
 IMPORT_EXTERNAL = Path("data/import-external")
 REVIEW_DECISIONS = Path("data/review/decisions.csv")
 
+CHECK = Path("data/check.json")
 RAW = Path("data/raw")
 RAW_MANIFEST = RAW / "manifest.parquet"
 RAW_QUARANTINE = RAW / "quarantine.parquet"

@@ -27,7 +27,8 @@ ALL = ["real", "hybrid", "oversampled", "synthetic"]
 def test_the_papers_hybrid_is_a_quarter_real():
     made = {name: mixes.describe(mix) for name, mix in mixes.build(ALL, REAL, KEPT, 0.75, 0).items()}
     assert made["real"] == {
-        "images": 32, "files": 32, "real": 32, "synthetic": 0, "classes": {"benign": 20, "malignant": 12},
+        "images": 32, "files": 32, "real": 32, "synthetic": 0, "synthetic_fraction": 0.0,
+        "classes": {"benign": 20, "malignant": 12},
     }  # fmt: skip
     assert made["hybrid"]["images"] == 128
     assert made["hybrid"]["synthetic"] == 96
@@ -70,10 +71,18 @@ def test_seven_classes_by_the_same_path():
     assert max(classes.values()) - min(classes.values()) <= 1
 
 
-def test_too_few_curated_images_say_how_many_and_what_to_turn():
+def test_too_few_curated_images_lower_the_share_of_all_mixes_alike():
     few = rows("synthetic", benign=60, malignant=40)
-    with pytest.raises(UserError, match=r"96 .*48 malignant \(there are 40\).*curate.keep.*synthetic_fraction"):
-        mixes.build(["hybrid"], REAL, few, 0.75, 0)
+    made = {name: mixes.describe(mix) for name, mix in mixes.build(ALL, REAL, few, 0.75, 0).items()}
+    assert made["synthetic"]["classes"] == {"benign": 40, "malignant": 40}
+    assert made["hybrid"]["synthetic"] == 80 and made["hybrid"]["synthetic_fraction"] == 80 / 112
+    assert made["oversampled"]["classes"] == made["hybrid"]["classes"]
+
+
+def test_a_class_of_which_curation_kept_nothing_is_named():
+    with pytest.raises(UserError, match="no image of malignant"):
+        mixes.build(["hybrid"], REAL, rows("synthetic", benign=60), 0.75, 0)
+    assert "hybrid" in mixes.build(["hybrid"], REAL, rows("synthetic", benign=60), 0.0, 0)
 
 
 def test_what_cannot_be_mixed_is_refused():

@@ -52,9 +52,20 @@ def test_real_needs_no_curated_images(root):
     assert paths.mix_manifest("oversampled").is_file()
 
 
-def test_too_few_curated_images_change_nothing(root):
+def test_a_shortfall_is_stated_not_hidden(root, capsys):
     project.write(root, mix={"synthetic_fraction": 0.9})
-    with pytest.raises(UserError, match="needs 144 curated"):
+    mix.run()
+    hybrid = json.loads(paths.MIX_METRICS.read_text())["hybrid"]
+    assert hybrid["synthetic_fraction_wanted"] == 0.9
+    assert hybrid["synthetic_fraction"] == pytest.approx(hybrid["synthetic"] / hybrid["images"], rel=1e-5)
+    assert "kept too few images for mix.synthetic_fraction=0.9" in capsys.readouterr().err
+
+
+def test_without_any_curated_image_of_a_class_nothing_is_written(root):
+    project.write(root)
+    curated = manifest.read(paths.CURATED_MANIFEST)
+    manifest.write(curated[curated["label"] != "malignant"], paths.CURATED_MANIFEST)
+    with pytest.raises(UserError, match="no image of malignant"):
         mix.run()
     assert not paths.MIXES.exists()
     assert not paths.MIX_METRICS.exists()

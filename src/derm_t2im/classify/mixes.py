@@ -25,26 +25,29 @@ def synthetic_needed(real: int, fraction: float, classes: tuple[str, ...]) -> di
     return {label: share + (i < over) for i, label in enumerate(classes)}
 
 
-def choose_synthetic(kept: pd.DataFrame, needed: dict[str, int], seed: int) -> pd.DataFrame:
-    """The wanted number of each class of the ``kept`` images.
-
-    An image's place in the queue depends on its id alone, so a larger fraction takes the images of
-    a smaller one and more.
+def within_reach(kept: pd.DataFrame, needed: dict[str, int]) -> dict[str, int]:
+    """``needed``, lowered alike for all classes to what the scarcest class of the ``kept`` images allows.
 
     Raises:
-        UserError: if a class has too few, or a label is none of the classes.
+        UserError: if a label is none of the classes, or a class that is needed has no image.
     """
     unknown = sorted(set(kept["label"]) - set(needed))
     if unknown:
         raise UserError(f"curated images have the labels {unknown}, but training knows {', '.join(needed)} only.")
     have = kept["label"].value_counts()
-    short = {label: (int(have.get(label, 0)), n) for label, n in needed.items() if have.get(label, 0) < n}
-    if short:
-        what = ", ".join(f"{n} {label} (there are {there})" for label, (there, n) in short.items())
-        raise UserError(
-            f"mix needs {sum(needed.values())} curated synthetic images, balanced over the classes, among them {what}: "
-            "raise curate.keep and generate.images, or lower mix.synthetic_fraction."
-        )
+    most = min((int(have.get(label, 0)) for label, n in needed.items() if n), default=0)
+    if not most and any(needed.values()):
+        lacking = ", ".join(label for label, n in needed.items() if n and not have.get(label, 0))
+        raise UserError(f"curation kept no image of {lacking}: raise generate.images or set mix.synthetic_fraction=0.")
+    return {label: min(n, most) for label, n in needed.items()}
+
+
+def choose_synthetic(kept: pd.DataFrame, needed: dict[str, int], seed: int) -> pd.DataFrame:
+    """The wanted number of each class of the ``kept`` images, which must have that many.
+
+    An image's place in the queue depends on its id alone, so a larger fraction takes the images of
+    a smaller one and more.
+    """
     queue = kept["image_id"].map(lambda name: seeds.derive(seed, "mix", name))
     ordered = kept.assign(_queue=queue).sort_values("_queue").drop(columns="_queue")
     place = ordered.groupby("label").cumcount()
@@ -78,11 +81,12 @@ def build(
         names: Mixes wanted.
         real: Manifest rows of the real training images.
         kept: Manifest rows of the synthetic images that curation kept; needed by hybrid and synthetic.
-        fraction: Share of synthetic images in the hybrid mix, 0 <= fraction < 1.
+        fraction: Share of synthetic images in the hybrid mix, 0 <= fraction < 1; where curation kept too few for
+            it, all mixes are built for the share that can be reached.
         seed: Decides which synthetic images are taken, and which real ones are shown once more.
 
     Raises:
-        UserError: if there are too few images.
+        UserError: if a class has no image.
     """
     import pandas as pd
 
@@ -96,6 +100,7 @@ def build(
     if {"hybrid", "synthetic"} & set(names):
         if kept is None:
             raise ValueError("hybrid and synthetic mixes need the curated images")
+        needed = within_reach(kept, needed)
         synthetic = choose_synthetic(kept, needed, seed).assign(weight=1)
         twice = sorted(set(real["image_id"]) & set(synthetic["image_id"]))
         if twice:
@@ -120,10 +125,12 @@ def build(
 def describe(mix: pd.DataFrame) -> dict[str, Any]:
     """How many images a pass over a mix shows: in all, real, synthetic, and per class."""
     shown = mix["weight"].astype(int)
+    synthetic = int(shown[mix["kind"] == "synthetic"].sum())
     return {
         "images": int(shown.sum()),
         "files": len(mix),
-        "real": int(shown[mix["kind"] == "real"].sum()),
-        "synthetic": int(shown[mix["kind"] == "synthetic"].sum()),
+        "real": int(shown.sum()) - synthetic,
+        "synthetic": synthetic,
+        "synthetic_fraction": synthetic / max(int(shown.sum()), 1),
         "classes": {str(label): int(n) for label, n in shown.groupby(mix["label"]).sum().items()},
     }

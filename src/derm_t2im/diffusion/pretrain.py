@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from derm_t2im import progress, seeds
-from derm_t2im.diffusion import architecture, prompts
+from derm_t2im.diffusion import architecture, base, prompts
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Recipe:
 
     vae_steps: int = 3000
     vae_batch: int = 16
-    unet_steps: int = 3000
+    unet_steps: int = 4000
     unet_batch: int = 48
     matrix_lr: float = 0.015
     vector_lr: float = 2e-3
@@ -42,7 +42,9 @@ def caption(said: Mapping[str, str]) -> str:
     return f"{text}, {said['extra']}" if "extra" in said else text
 
 
-def train(images: np.ndarray, captions: Sequence[str], recipe: Recipe, work: Path) -> Path:
+def train(
+    images: np.ndarray, captions: Sequence[str], recipe: Recipe, work: Path, autoencoder: Path | None = None
+) -> Path:
     """Train all parts and save the pipeline in fp16 safetensors.
 
     Args:
@@ -50,15 +52,19 @@ def train(images: np.ndarray, captions: Sequence[str], recipe: Recipe, work: Pat
         captions: n sentences.
         recipe: Steps, batches, learning rates.
         work: Folder for checkpoints; a killed run goes on from what it finds there.
+        autoencoder: A finished base whose autoencoder is taken as it is.
 
     Returns:
         The folder of the finished pipeline, inside ``work``.
     """
     import torch
 
-    torch.manual_seed(seeds.derive(recipe.seed, "vae"))
-    vae = architecture.autoencoder()
-    _train_vae(vae, images, recipe, work / "vae.pt")
+    if autoencoder is None:
+        torch.manual_seed(seeds.derive(recipe.seed, "vae"))
+        vae = architecture.autoencoder()
+        _train_vae(vae, images, recipe, work / "vae.pt")
+    else:
+        vae = base.load(str(autoencoder)).vae.to(memory_format=torch.channels_last)
     latents, scale = _encode(vae, images, work / "latents.safetensors")
     vae.register_to_config(scaling_factor=scale)
     words = architecture.tokenizer()
@@ -267,8 +273,6 @@ def _train_unet(
     schedule = DDPMScheduler(**known)
     size = recipe.unet_batch
     tokens = words([*captions, ""], padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-    weights = snr.clamp(max=5.0) / snr  # min-SNR weighting (Hang et al. 2023)
 
     def loss_of(chance: torch.Generator) -> torch.Tensor:
         index = torch.randint(0, len(latents), (size,), generator=chance)
@@ -280,6 +284,7 @@ def _train_unet(
         time = ((torch.arange(size) + torch.rand(size, generator=chance)) / size * 1000).long()
         noisy = schedule.add_noise(clean, noise, time).contiguous(memory_format=torch.channels_last)
         predicted = net(noisy, time, encoder(said)[0]).sample
-        return ((predicted - noise).square().mean((1, 2, 3)) * weights[time]).mean()
+        # No min-SNR weighting: it silences the noisiest steps, which decide skin tone and layout.
+        return (predicted - schedule.get_velocity(clean, noise, time)).square().mean()
 
     _loop("unet", [net, encoder], loss_of, recipe.unet_steps, recipe, checkpoint, ema=0.999)

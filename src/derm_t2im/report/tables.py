@@ -235,9 +235,17 @@ def mixes(values: Mapping[str, Any]) -> list[Row]:
         Row(
             words.mix(name),
             [Cell(words.count(_flat(values[name]).get(key))) for key in ("images", "files", "real", "synthetic")],
+            note=_short_of(_flat(values[name])),
         )
         for name in order
     ]
+
+
+def _short_of(mix: Mapping[str, Any]) -> str:
+    wanted, reached = mix.get("synthetic_fraction_wanted"), mix.get("synthetic_fraction")
+    if not (words.is_number(wanted) and words.is_number(reached)):
+        return ""
+    return f"{wanted:.0%} synthetic was asked for; curation left enough for {reached:.0%}"
 
 
 def broken(validation: Mapping[str, Any]) -> list[Row]:

@@ -27,5 +27,13 @@ def run() -> None:
         manifest.write(table, work / paths.mix_manifest(name).name)
     state.move_into_place(work, paths.MIXES)  # a new folder: a mix of an earlier run does not stay
     state.discard(work.parent)
-    state.write_json(paths.MIX_METRICS, {name: mixes.describe(table) for name, table in made.items()})
+    figures = {name: mixes.describe(table) for name, table in made.items()}
+    reached = figures.get("hybrid", {}).get("synthetic_fraction", settings.synthetic_fraction)
+    if reached < settings.synthetic_fraction - 0.01:
+        figures["hybrid"]["synthetic_fraction_wanted"] = settings.synthetic_fraction
+        say(
+            f"mix: curation kept too few images for mix.synthetic_fraction={settings.synthetic_fraction:g}: the hybrid "
+            f"mix is {reached:.0%} synthetic. To reach it, raise generate.images (and curate.keep)."
+        )
+    state.write_json(paths.MIX_METRICS, figures)
     say(f"mixes {', '.join(made)} are in {paths.MIXES}")
