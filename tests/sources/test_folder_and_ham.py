@@ -25,7 +25,8 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path
 
 
 def collect(tmp_path: Path, source: str = "folder", **changes: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    settings = Acquire.model_validate({"source": source, "path": str(tmp_path / "in"), **changes})
+    values = {"source": source, "path": str(tmp_path / "in"), "external": {"source": "none"}, **changes}
+    settings = Acquire.model_validate(values)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     return sources.collect(settings, "pool", out)

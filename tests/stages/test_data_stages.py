@@ -173,7 +173,7 @@ def test_an_id_in_both_sets_stays_in_the_pool(place: Path) -> None:
 
 
 def test_nothing_to_read_is_said(place: Path) -> None:
-    configure(acquire__source="folder", acquire__path="nowhere")
+    configure(acquire__source="folder", acquire__path="nowhere", acquire__external__source="none")
     with pytest.raises(UserError, match="nowhere"):
         acquire.run()
     with pytest.raises(UserError, match=r"manifest\.parquet is missing"):

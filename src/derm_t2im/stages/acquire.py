@@ -48,6 +48,7 @@ def run() -> None:
     manifest.write(bad, folder / paths.RAW_QUARANTINE.name)
     state.move_into_place(folder, paths.RAW)
     state.write_json(paths.DATA_METRICS, _metrics(table, bad, settings))
+    sources.finished(settings)
     state.discard(work)
     say(f"acquire: {len(table)} images ({len(bad)} in quarantine) -> {paths.RAW}")
 
@@ -96,9 +97,14 @@ def _metrics(table: pd.DataFrame, bad: pd.DataFrame, settings: Acquire) -> dict[
         role: part(table[table["role"] == role], bad[bad["role"] == role] if "role" in bad else bad)
         for role in ("pool", "external")
     }
+    names = sorted({*table["source"].dropna(), *(bad["source"].dropna() if "source" in bad else ())})
     return {
         **part(table, bad),
         "roles": roles,
+        "sources": {
+            name: part(table[table["source"] == name], bad[bad["source"] == name] if "source" in bad else bad)
+            for name in names
+        },
         "licences": quarantine.tally(table["licence"]) if "licence" in table else {},
         "unmapped": quarantine.tally(unmapped["dx"]) if "dx" in unmapped else {},
         "labels_version": labels.table()[0],
