@@ -216,6 +216,7 @@ def _take(root: Path, target: Path, link: bool, job: tuple[str, str, str, str]) 
         except OSError as error:
             raise no_room(error, target) or io.ImageError("unreadable", error.strerror or str(error)) from None
         height, width = io.read_rgb(copy).shape[:2]
+        _verify(copy)
         return copy.as_posix(), hash_file(copy), width, height, "", ""
     except io.ImageError as error:
         reason, detail = error.reason, error.detail
@@ -223,6 +224,21 @@ def _take(root: Path, target: Path, link: bool, job: tuple[str, str, str, str]) 
         reason, detail = "missing_file", " ".join(str(error).split())
     copy.unlink(missing_ok=True)
     return "", "", 0, 0, reason, detail
+
+
+def _verify(path: Path) -> None:
+    """Compare the checksums of a PNG, which a decoder of its pixels passes over."""
+    from PIL import Image
+
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return
+        file.seek(0)
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                image.verify()
+        except Exception as error:  # SyntaxError, OSError, struct.error
+            raise io.ImageError("unreadable", " ".join(str(error).split())) from None
 
 
 def _inside(folder: Path, file: str, image_id: str) -> Path:

@@ -20,13 +20,21 @@ _PATHS = ("path", "mask_path", "hair_path", "clean_path")
 
 def run() -> None:
     """Collect both roles, write images, manifest, quarantine and ``metrics/data.json``."""
-    from derm_t2im import sources
+    from derm_t2im.sources.intake import no_room
 
     settings = load("acquire", Acquire)
     work = state.work_folder("acquire", state.fingerprint(settings))
     folder = work / paths.RAW.name
     shutil.rmtree(folder, ignore_errors=True)  # copying is quick: half of it is not worth keeping
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+        _collect(settings, work, folder)
+    except OSError as error:
+        raise no_room(error, work) or error from None
+
+
+def _collect(settings: Acquire, work: Path, folder: Path) -> None:
+    from derm_t2im import sources
 
     rows, refused = {}, {}
     rows["pool"], refused["pool"] = sources.collect(settings, "pool", folder)
