@@ -176,6 +176,26 @@ def test_an_id_in_both_sets_stays_in_the_pool(place: Path) -> None:
     assert metrics(paths.DATA_METRICS)["roles"]["external"]["quarantined"] == {"duplicate_id": 1}
 
 
+def test_what_is_in_quarantine_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_world(acquire__max_quarantined=0.3)
+    table = Path("mine/metadata.csv")
+    lines = table.read_text().splitlines()
+    lines[1:4] = ["a,pics/0.png,eczema,1", "b,pics/1.png,,1", "c,pics/none.png,nv,2"]
+    table.write_text("\n".join(lines))
+    acquire.run()
+    said = "3 in quarantine (1 missing_file, 2 unmapped_label; no class for: (none), eczema) -> data/raw"
+    assert said in capsys.readouterr().err
+    assert metrics(paths.DATA_METRICS)["unmapped"] == {"": 1, "eczema": 1}
+
+
+def test_own_images_stay_out_of_git(place: Path) -> None:
+    shutil.copy(ROOT / ".gitignore", ".gitignore")
+    subprocess.run(["git", "init", "-q"], check=True)
+    asked = ["data/import/a/b.jpg", "data/import-external/x.csv", "data/import/.gitkeep"]
+    ignored = subprocess.run(["git", "check-ignore", *asked], capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == asked[:2]
+
+
 def test_nothing_to_read_is_said(place: Path) -> None:
     configure(acquire__source="folder", acquire__path="nowhere", acquire__external__source="none")
     with pytest.raises(UserError, match="nowhere"):

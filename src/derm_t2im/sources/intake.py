@@ -7,7 +7,6 @@ quarantine with a reason. Nothing is dropped silently and nothing is taken from 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def admit(
         scheme: Which classes, see :func:`labels.label_of`.
         seed: Decides which images a limit leaves.
         fetch: Brings the files of the chosen records below the root first and says, for each, reason
-            and detail of a failure or "". What it brought is linked, not copied.
+            and detail of a failure or "".
 
     Returns:
         The manifest's rows, and the quarantine; paths lie below ``folder``, those of the quarantine
@@ -137,7 +136,7 @@ def admit(
 
     target = folder / "images" / role
     target.mkdir(parents=True, exist_ok=True)
-    work = partial(_take, place.path, target, fetch is not None)
+    work = partial(_take, place.path, target)
     jobs = list(wanted[["image_id", "within", "archive", "file"]].astype(str).itertuples(index=False, name=None))
     try:
         results = list(progress.track(pool.each(work, jobs), f"read {place.name}", total=len(jobs)))
@@ -201,7 +200,7 @@ def no_room(error: OSError, target: Path) -> UserError | None:
     return UserError(f"cannot write below {target}: {error.strerror}; make room and start again.")
 
 
-def _take(root: Path, target: Path, link: bool, job: tuple[str, str, str, str]) -> tuple[str, str, int, int, str, str]:
+def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str, str, int, int, str, str]:
     """Copy one file and decode it: (path, sha256, width, height, "", ""), or reason and detail at the end."""
     image_id, within, archive, file = job
     suffix = PurePosixPath(file).suffix
@@ -211,7 +210,7 @@ def _take(root: Path, target: Path, link: bool, job: tuple[str, str, str, str]) 
         try:
             if archive:
                 archives.extract(source, file, copy)
-            elif not link or not _linked(source, copy):
+            else:
                 shutil.copyfile(source, copy)
         except OSError as error:
             raise no_room(error, target) or io.ImageError("unreadable", error.strerror or str(error)) from None
@@ -249,12 +248,3 @@ def _inside(folder: Path, file: str, image_id: str) -> Path:
     if not source.is_file():
         raise io.ImageError("missing_file", f"there is no file {file}")
     return source
-
-
-def _linked(source: Path, copy: Path) -> bool:
-    try:
-        copy.unlink(missing_ok=True)
-        os.link(source, copy)
-    except OSError:  # another file system, or one without links
-        return False
-    return True

@@ -58,7 +58,18 @@ def _collect(settings: Acquire, work: Path, folder: Path) -> None:
     state.write_json(paths.DATA_METRICS, _metrics(table, bad, settings))
     sources.finished(settings)
     state.discard(work)
-    say(f"acquire: {len(table)} images ({len(bad)} in quarantine) -> {paths.RAW}")
+    say(f"acquire: {len(table)} images, {_told(bad)} -> {paths.RAW}")
+
+
+def _told(bad: pd.DataFrame) -> str:
+    """How many images are in quarantine and why, with the diagnoses that no class is known for."""
+    if not len(bad):
+        return "none in quarantine"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in quarantine.tally(bad["reason"]).items())
+    unmapped = bad[bad["reason"] == "unmapped_label"]
+    names = list(quarantine.tally(unmapped["dx"].fillna("").replace("", "(none)"))) if "dx" in unmapped else []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(bad)} in quarantine ({reasons}{f'; no class for: {shown}' if names else ''})"
 
 
 def _join(tables: list[pd.DataFrame]) -> pd.DataFrame:
