@@ -147,7 +147,7 @@ def test_bad_input_is_counted_and_survived(place: Path) -> None:
     Path("mine/pics/1.png").write_bytes(whole[:200])
     acquire.run()
     data = metrics(paths.DATA_METRICS)
-    assert data["images"] == 14 and data["quarantined"] == {"empty": 1, "truncated": 1}
+    assert data["images"] == 30 and data["quarantined"] == {"empty": 1, "truncated": 1}
     bad = manifest.read(paths.RAW_QUARANTINE).set_index("image_id")
     assert bad["reason"].to_dict() == {"mine-0": "empty", "mine-1": "truncated"}
 
@@ -186,6 +186,12 @@ def test_what_is_in_quarantine_is_said(place: Path, capsys: pytest.CaptureFixtur
     said = "3 in quarantine (1 missing_file, 2 unmapped_label; no class for: (none), eczema) -> data/raw"
     assert said in capsys.readouterr().err
     assert metrics(paths.DATA_METRICS)["unmapped"] == {"": 1, "eczema": 1}
+
+
+def test_a_real_pool_is_not_tested_on_phantoms(place: Path) -> None:
+    configure(acquire__source="folder")
+    with pytest.raises(UserError, match=r"^params\.yaml: acquire: .*acquire\.external\.source to none.*set\.$"):
+        acquire.run()
 
 
 def test_own_images_stay_out_of_git(place: Path) -> None:

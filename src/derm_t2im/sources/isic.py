@@ -1,8 +1,7 @@
 """The ISIC Archive by its public API, version 2 (https://api.isic-archive.com/api/docs/swagger/).
 
-What a run has fetched stays in ``.state/isic-<role>/<query>/`` until the query changes: after a kill the
-listing goes on from its last page and no image is fetched twice; a later run lists anew and fetches what
-is new.
+What a run has fetched stays in ``.state/isic/``: after a kill the listing goes on from its last page and no
+image is fetched twice; a later run, of the same query or another, lists anew and fetches what is new.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from derm_t2im.params.acquire import Acquire
 
 PAGE = 100  # the most that the API gives at once
-LISTING = "listing.jsonl"
 #: So many images in a row that could not be had are the archive's trouble, not theirs.
 GIVE_UP = 12
 
@@ -43,11 +41,11 @@ def collect(settings: Acquire, role: Role, folder: Path) -> tuple[pd.DataFrame, 
     import pandas as pd
 
     chosen, own = settings if role == "pool" else settings.external, settings.isic
-    store = _store(settings, role)
+    store = _store(settings)
     (store / "images").mkdir(exist_ok=True)
     client = Client(own, settings.seed)
     try:
-        found = _listing(client, settings, role, store / LISTING)
+        found = _listing(client, settings, role, store / _notes(settings, role))
         if not found:
             raise UserError(f"acquire.isic: {own.base_url} has no image for {_asked(settings, role)}.")
         records = pd.DataFrame([found[name] for name in sorted(found)], dtype="string")
@@ -65,10 +63,8 @@ def collect(settings: Acquire, role: Role, folder: Path) -> tuple[pd.DataFrame, 
 
 def finished(settings: Acquire) -> None:
     """Forget the listings, so that the next run asks anew; images stay."""
-    roles: tuple[Role, ...] = ("pool", "external")
-    for role, source in zip(roles, (settings.source, settings.external.source), strict=True):
-        if source == "isic":
-            (_store(settings, role) / LISTING).unlink(missing_ok=True)
+    for path in _store(settings).glob("listing-*.jsonl"):
+        path.unlink()
 
 
 def _query(settings: Acquire, role: Role) -> tuple[str, list[int]]:
@@ -82,8 +78,13 @@ def _asked(settings: Acquire, role: Role) -> str:
     return " in ".join(parts)
 
 
-def _store(settings: Acquire, role: Role) -> Path:
-    return state.work_folder(f"isic-{role}", state.fingerprint(settings.isic.base_url, *_query(settings, role)))
+def _store(settings: Acquire) -> Path:
+    return state.work_folder("isic", state.fingerprint(settings.isic.base_url))
+
+
+def _notes(settings: Acquire, role: Role) -> str:
+    """The file that notes the pages of the answer, whose name says what was asked."""
+    return f"listing-{state.fingerprint(*_query(settings, role))}.jsonl"
 
 
 def _listing(client: Client, settings: Acquire, role: Role, journal: Path) -> dict[str, dict[str, str]]:
