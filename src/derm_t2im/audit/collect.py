@@ -119,7 +119,10 @@ def _from_folders(root: Path, shown: Path) -> pd.DataFrame:
         # Images that lie loose have no label: the audit then looks for repeats alone.
         label = rest[0] if len(rest) > 1 else ""
         records.append(("/".join(parts), str(file), label, split))
-    return pd.DataFrame(records, columns=["image_id", "file", "label", "split"], dtype="string")
+    table = pd.DataFrame(records, columns=["image_id", "file", "label", "split"], dtype="string")
+    table["reason"] = table["detail"] = ""
+    _refuse_outside(table, root)
+    return table
 
 
 def _from_table(table: Path, root: Path, label: str | None) -> tuple[pd.DataFrame, list[str]]:
@@ -135,17 +138,31 @@ def _from_table(table: Path, root: Path, label: str | None) -> tuple[pd.DataFram
     if "path" in records:
         paths = records.pop("path").str.replace("\\", "/", regex=False)
         base = _base(root, paths)
-        records["file"] = [str((base / text).resolve()) if text and "\0" not in text else "" for text in paths]
+        records["file"] = [str(base / text) if text and "\0" not in text else "" for text in paths]
         if "image_id" not in records:
             records["image_id"] = paths
-        outside = [not file or not Path(file).is_relative_to(base) for file in records["file"]]
-        records.loc[outside, ["reason", "detail"]] = ["outside_folder", "its path leaves the folder of the set"]
+        records.loc[records["file"] == "", ["reason", "detail"]] = ["missing_file", "the row names no file"]
+        _refuse_outside(records, base)
     else:
         tables.locate(records, intake.find_images(root), root)
         records["file"] = [str(root / text) if text else "" for text in records["file"]]
+        _refuse_outside(records, root)
     if not len(records):
         raise UserError(f"audit: {table} lists no images.")
     return records.astype(pd.StringDtype()), malformed
+
+
+def _refuse_outside(records: pd.DataFrame, root: Path) -> None:
+    """Refuse rows whose file, links followed, does not lie within the folder of the set."""
+
+    def leaves(file: str) -> bool:
+        try:
+            return not Path(file).resolve().is_relative_to(root)
+        except (OSError, RuntimeError):  # a loop of links
+            return True
+
+    outside = records["file"].map(lambda file: leaves(str(file))).astype(bool) & (records["reason"] == "")
+    records.loc[outside, ["reason", "detail"]] = ["outside_folder", "its file lies outside the folder of the set"]
 
 
 def _columns(frame: pd.DataFrame, table: Path, label: str | None) -> dict[str, str]:
@@ -182,11 +199,11 @@ def _one_hot(classes: pd.DataFrame, table: Path) -> pd.Series:
 
 
 def _base(root: Path, paths: pd.Series) -> Path:
-    """The folder that paths are relative to: the table's, or, as in our manifests, a folder above it."""
+    """The folder that paths are relative to: the table's or, as in our manifests, the repository around it."""
     first = next((text for text in paths if text), "")
-    for candidate in (root, *root.parents, Path.cwd()):
-        if first and (candidate / first).is_file():
-            return candidate
+    repository = next((folder for folder in root.parents if (folder / "dvc.yaml").is_file()), None)
+    if repository is not None and not (root / first).is_file() and (repository / first).is_file():
+        return repository
     return root
 
 

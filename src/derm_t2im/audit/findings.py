@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from derm_t2im.sources.labels import Scheme
 
 MOST = 1000  # finds of a kind that are listed one by one; all are counted
+LONG = 2000  # images from which the comparison takes a while
 TABULATED = (
     "Sampler", "Schedule type", "Steps", "CFG scale", "Size", "Model", "Model hash", "Lora hashes", "VAE",
     "Face restoration", "Version", "prompt", "negative_prompt",
@@ -52,6 +53,8 @@ def audit(
         reasons = {**tally(found.refused["reason"]), **tally(measured.unreadable["reason"])}
         said = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         raise UserError(f"audit: none of the images of {path} can be used ({said}).")
+    if len(measured.rows) >= LONG:
+        progress.say(f"audit: comparing {len(measured.rows)} images")
     return {"path": str(path), "layout": found.layout, **summary(found, measured, len(rows))}
 
 

@@ -11,6 +11,7 @@ from derm_t2im.fidelity import pixels, shortcuts
 from derm_t2im.fidelity.estimate import Estimate, share
 
 CORRELATION = 0.9  # of two grey thumbnails, from which they count as alike
+MUCH = 0.8  # a class by one probe or measure; in real sets (HAM10000) the lesions' own colours reach about as much
 FEW = 100  # a class with fewer images than this: the interval is what counts
 
 #: A probe sees nothing else of an image's thumbnail than this. 3 px of 32 are the strip that 12 px are of 128.
@@ -21,7 +22,7 @@ class Area(NamedTuple):
     """An AUC of a class against the rest, its interval, the images behind it, and what it says.
 
     ``sign`` is ``differs`` where chance is excluded, allowing for the number of comparisons of its kind, and
-    ``differs much`` where so is all between 0.3 and 0.7; else empty.
+    ``differs much`` where so is all up to :data:`MUCH`; else empty.
     """
 
     auc: float
@@ -81,13 +82,17 @@ def measure_areas(values: dict[str, np.ndarray], labels: np.ndarray, groups: np.
     return out
 
 
-def _area(member: np.ndarray, scores: np.ndarray, groups: np.ndarray, comparisons: int) -> Area:
+def _area(
+    member: np.ndarray, scores: np.ndarray, groups: np.ndarray, comparisons: int, either_way: bool = True
+) -> Area:
+    """``either_way``: an area under 0.5 tells as much as one above it; of a cross-validated score it tells nothing."""
     auc = shortcuts.auc(member.astype(int), np.column_stack([-scores, scores]))
     if not np.isfinite(auc):
         return Area(float("nan"), float("nan"), float("nan"), len(scores), "")
     sizes = len(np.unique(groups[member])), len(np.unique(groups[~member]))
     low, high = interval(auc, *sizes, level=1 - 0.05 / max(1, comparisons))
-    sign = "differs much" if low > 0.7 or high < 0.3 else "differs" if low > 0.5 or high < 0.5 else ""
+    surely = max(low, 1 - high) if either_way else low
+    sign = "differs much" if surely > MUCH else "differs" if surely > 0.5 else ""
     return Area(auc, *interval(auc, *sizes), len(scores), sign)
 
 
@@ -116,7 +121,7 @@ def probe_areas(
     for probe, describe in PROBES.items():
         scores = shortcuts.out_of_fold(describe(thumbs[used]), codes, seed, groups[used])
         out[probe] = {
-            name: _area(codes == at, scores[:, at], groups[used], len(names))
+            name: _area(codes == at, scores[:, at], groups[used], len(names), either_way=False)
             for at, name in enumerate(classes)
             if name in names
         }
@@ -132,7 +137,9 @@ def alike(thumbs: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     """
     import cv2
 
-    grey = np.stack([cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY) for thumb in thumbs]) if len(thumbs) else thumbs
+    if not len(thumbs):
+        return {}
+    grey = np.stack([cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY) for thumb in thumbs])
     vectors = grey.reshape(len(grey), -1).astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)

@@ -48,7 +48,7 @@ def near_duplicates(hashes: list[str], details: np.ndarray) -> np.ndarray:
 def find(measured: Measured) -> Repeats:
     """Look for repeats among the images, and for labels and splits that they contradict."""
     rows = measured.rows
-    groups = [at.tolist() for at in rows.groupby("pixels", sort=False).indices.values()]
+    groups = _same(rows["pixels"])
     found = Repeats(exact=sorted(sorted(group) for group in groups if len(group) > 1))
     # Of identical images one stands for all: a set with thousands of them has no more pairs for it.
     first = np.array(sorted(min(group) for group in groups), dtype=np.int64)
@@ -89,6 +89,11 @@ def example(rows: pd.DataFrame, what: str, at: list[int]) -> dict[str, Any]:
     return {"what": what, "images": images}
 
 
+def _same(keys: pd.Series) -> list[list[int]]:
+    """Positions that share a key, for each key; missing keys share nothing."""
+    return [[int(k) for k in at] for at in keys.reset_index(drop=True).groupby(keys.to_numpy()).indices.values()]
+
+
 def _missing(value: Any) -> bool:
     return not isinstance(value, str) or not value
 
@@ -123,6 +128,6 @@ def _torn(rows: pd.DataFrame, key: str, column: str) -> Iterator[tuple[str, list
     if rows[key].isna().all() or not any(values):
         return
     names = rows["source"].fillna("") + "\x1f" + rows[key]
-    for at in names.groupby(names, sort=True).indices.values():
-        if apart := _apart(at.tolist(), values):
+    for at in _same(names):
+        if apart := _apart(at, values):
             yield f"one {key.removesuffix('_id')} ({rows[key].iloc[apart[0]]})", apart
