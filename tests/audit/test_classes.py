@@ -97,9 +97,18 @@ def test_diversity(tmp_path: Path) -> None:
         save(tmp_path / "in" / "same" / f"{k}.png", noisy.clip(0, 255).astype(np.uint8))
         save(tmp_path / "in" / "many" / f"{k}.png", pixels(k))
     found = audit(tmp_path / "in", tmp_path)["diversity"]
-    assert found["same"]["share"] == 1 and found["same"]["low"] > 0.7 and found["same"]["n"] == 12
-    assert found["many"]["share"] == 0 and found["many"]["high"] < 0.3
+    assert found["same"]["share"] == 1 and found["same"]["share_low"] > 0.7 and found["same"]["n"] == 12
+    assert found["many"]["share"] == 0 and found["many"]["share_high"] < 0.3
     assert "low diversity" in run(tmp_path / "in").stdout
+
+
+def test_diversity_does_not_fall_because_there_are_more_images() -> None:
+    """Of 300 images in pairs all have another; of any 100 of them only a third has: 1 - C(298, 99) / C(299, 99)."""
+    rng = np.random.default_rng(0)
+    thumbs = np.repeat(rng.integers(0, 256, (150, 8, 8, 3), dtype=np.uint8), 2, axis=0)
+    found = probes.alike(thumbs, np.full(300, "x", dtype=object))["x"]
+    assert found.share.value == 1 and found.share.n == 300
+    assert found.share_of_even.value == pytest.approx(99 / 299)
 
 
 TEXT = "a mole\nSteps: {steps}, Sampler: {sampler}, CFG scale: 7, Seed: 1, Size: 96x96, Model: m{restored}"
@@ -122,7 +131,7 @@ def test_generation_settings(tmp_path: Path) -> None:
     }
     assert found["values"]["Face restoration"] == {"CodeFormer": {"a": 3, "b": 3}, "(not stated)": {"a": 1, "b": 1}}
     said = " ".join(run(tmp_path / "in").stdout.split())
-    assert "in 8 of 9 images" in said and "Euler a 4, Heun 4" in said
+    assert "in 8 of 9 images" in said and "Euler a: 4, Heun: 4" in said
 
 
 def test_the_page_is_whole_and_strangers_cannot_write_in_it(tmp_path: Path) -> None:
@@ -217,4 +226,4 @@ def test_real_images_are_more_diverse_and_tell_less(tmp_path: Path) -> None:
         assert made["shortcuts"][probe]["malignant"]["low"] > real["shortcuts"][probe]["malignant"]["auc"]
     # Ten times the images, each with ten times the others to resemble, and yet less alike.
     assert made["diversity"]["benign"]["n"] * 9 < real["diversity"]["benign"]["n"]
-    assert made["diversity"]["benign"]["share"] > real["diversity"]["benign"]["high"]
+    assert made["diversity"]["benign"]["share"] > real["diversity"]["benign"]["share_high"]

@@ -107,7 +107,7 @@ def summary(found: collect.Collection, measured: measure.Measured, looked_at: in
             probe: {label: area._asdict() for label, area in by_class.items()} for probe, by_class in shortcuts.items()
         },
         "diversity": {
-            label: {"share": some.value, "low": some.low, "high": some.high, "n": some.n}
+            label: {**some.share.keys("share"), "n": some.share.n, **some.share_of_even.keys(f"share_of_{probes.EVEN}")}
             for label, some in probes.alike(measured.thumbs[known], labels[known]).items()
         },
         "settings": _settings(measured),

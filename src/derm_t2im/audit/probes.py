@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from derm_t2im.fidelity import pixels, shortcuts
-from derm_t2im.fidelity.estimate import Estimate, share
+from derm_t2im.fidelity.estimate import NONE, Estimate, mean, share
 
 CORRELATION = 0.9  # of two grey thumbnails, from which they count as alike
+EVEN = 100  # images of a class among which likeness is compared between sets of any size
 MUCH = 0.8  # a class by one probe or measure; in real sets (HAM10000) the lesions' own colours reach about as much
 FEW = 100  # a class with fewer images than this: the interval is what counts
 
@@ -128,14 +129,24 @@ def probe_areas(
     return out
 
 
-def alike(thumbs: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
-    """Share of each class's images that resemble another of it: grey thumbnails correlated above 0.9.
+class Alike(NamedTuple):
+    """Share of images that have another one like them: in the class, and in ``EVEN`` images of it on average."""
+
+    share: Estimate
+    share_of_even: Estimate
+
+
+def alike(thumbs: np.ndarray, labels: np.ndarray) -> dict[str, Alike]:
+    """For each class, how many images resemble another of it: grey thumbnails correlated above 0.9.
+
+    The more images, the more find another; ``share_of_even`` is free of that, and is :data:`NONE` for smaller classes.
 
     Args:
         thumbs: uint8 (n, s, s, 3).
         labels: Class names (n,).
     """
     import cv2
+    from scipy.stats import hypergeom
 
     if not len(thumbs):
         return {}
@@ -146,10 +157,14 @@ def alike(thumbs: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     out = {}
     for name in sorted(set(labels)):
         mine = vectors[labels == name]
-        hits = np.zeros(len(mine), dtype=bool)
+        others = np.zeros(len(mine), dtype=np.int64)
         for start in range(0, len(mine), 1024):
             product = mine[start : start + 1024] @ mine.T
             product[np.arange(len(product)), start + np.arange(len(product))] = -1  # itself
-            hits[start : start + 1024] = product.max(axis=1) > CORRELATION
-        out[str(name)] = share(hits)
+            others[start : start + 1024] = (product > CORRELATION).sum(axis=1)
+        even = NONE
+        if len(mine) >= EVEN:
+            # that at least one of the image's likes is among EVEN - 1 others drawn at random
+            even = mean(hypergeom.sf(0, len(mine) - 1, others, EVEN - 1))
+        out[str(name)] = Alike(share(others > 0), even)
     return out

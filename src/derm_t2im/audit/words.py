@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from derm_t2im.audit.probes import FEW
+from derm_t2im.audit.probes import EVEN, FEW
 from derm_t2im.report.words import count, is_number, number
 
 Tone = Literal["bad", "notice", ""]
@@ -25,6 +25,7 @@ MEASURE_NAMES = {
 }
 PROBE_NAMES = {"colour": "colour alone", "border": "border alone"}
 GIVEN_AWAY = {"differs much": "gives the class away", "differs": "tells something"}
+MANY = 0.5  # share of images that look like another, from which a class is short of diversity
 MOST_VALUES = 6  # of a setting, in one line
 
 
@@ -103,10 +104,10 @@ def short(value: Any) -> str:
 
 
 def listed(counts: Mapping[str, int], most: int = 0) -> str:
-    """``a 3, b 2``: the most frequent first, where there are too many the rest as a number."""
+    """``a: 3, b: 2``: the most frequent first, where there are too many the rest as a number."""
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     kept = order[:most] if most else order
-    said = ", ".join(f"{_cut(name)} {count(n)}" for name, n in kept)
+    said = ", ".join(f"{_cut(name)}: {count(n)}" for name, n in kept)
     return said if len(kept) == len(order) else f"{said}, {len(order) - len(kept)} other values"
 
 
@@ -183,11 +184,19 @@ def _shortcuts(found: Mapping[str, Any]) -> list[Row]:
 def _diversity(found: Mapping[str, Any]) -> list[Row]:
     out = []
     for label, some in found["diversity"].items():
-        low, high = number(some["low"], "percent"), number(some["high"], "percent")
-        said = f"{number(some['share'], 'percent')} ({low} to {high}) look like another, n = {count(some['n'])}"
-        sign = "low diversity" if some["low"] > 0.5 else ""
+        said = f"{_share(some, 'share')} look like another, n = {count(some['n'])}"
+        even = f"share_of_{EVEN}"
+        large = is_number(some[even])
+        if large:
+            said += f"; of any {EVEN} of them {_share(some, even)}"
+        sign = "low diversity" if some[f"{even if large else 'share'}_low"] > MANY else ""
         out.append(Row("Diversity", label, said, sign, _notice(sign)))
     return out
+
+
+def _share(some: Mapping[str, Any], key: str) -> str:
+    low, high = (number(some[f"{key}_{end}"], "percent") for end in ("low", "high"))
+    return f"{number(some[key], 'percent')} ({low} to {high})"
 
 
 def _artefacts(found: Mapping[str, Any]) -> list[Row]:
