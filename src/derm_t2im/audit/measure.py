@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIDE = 32  # of the thumbnails that are kept, pixels
+GREY_SIDE = 64  # of those in grey
 HAIR_SIDE = 512  # shorter side at which hair is looked for, at most
 MEASURED_SIDE = 224  # the same for all other measures; smaller images stay as they are
 
@@ -30,20 +31,22 @@ class Measured(NamedTuple):
     Attributes:
         rows: The collection's rows with ``pixels`` (digest of the decoded image), ``phash``, and :data:`MEASURES`.
         thumbs: uint8 (n, 32, 32, 3), whole images without regard to their aspect.
-        details: float32 (n, 32, 32), see :func:`derm_t2im.imaging.hashing.detail`.
+        grey: uint8 (n, 64, 64), the same in grey, by which near-duplicates are told.
         settings: Generation settings per image, empty where it states none.
         unreadable: ``image_id``, ``reason``, ``detail``.
     """
 
     rows: pd.DataFrame
     thumbs: np.ndarray
-    details: np.ndarray
+    grey: np.ndarray
     settings: list[dict[str, str]]
     unreadable: pd.DataFrame
 
 
 def look(file: str) -> dict[str, Any]:
     """Measure one image; ``reason`` and ``detail`` alone where it cannot be read."""
+    import cv2
+
     path = Path(file)
     try:
         rgb = io.read_rgb(path)
@@ -60,7 +63,7 @@ def look(file: str) -> dict[str, Any]:
         "pixels": digest,
         "phash": hashing.phash(rgb),
         "thumb": hashing.thumbnail(rgb, SIDE),
-        "image_detail": hashing.detail(rgb),
+        "grey": cv2.cvtColor(hashing.thumbnail(rgb, GREY_SIDE), cv2.COLOR_RGB2GRAY),
         "settings": _settings(path),
         **{name: float(measured[name]) for name in MEASURES if name in measured},
         "hair_fraction": float(found.mean()),
@@ -72,7 +75,8 @@ def gather(rows: pd.DataFrame, looked: Iterable[dict[str, Any]]) -> Measured:
     """Put together what :func:`look` said of each row's file, in the rows' order."""
     import pandas as pd
 
-    thumbs, details = np.zeros((len(rows), SIDE, SIDE, 3), np.uint8), np.zeros((len(rows), SIDE, SIDE), np.float32)
+    thumbs = np.zeros((len(rows), SIDE, SIDE, 3), np.uint8)
+    grey = np.zeros((len(rows), GREY_SIDE, GREY_SIDE), np.uint8)
     settings: list[dict[str, str]] = []
     values: list[dict[str, Any]] = []
     good: list[int] = []
@@ -81,7 +85,7 @@ def gather(rows: pd.DataFrame, looked: Iterable[dict[str, Any]]) -> Measured:
         if "reason" in one:
             bad.append((str(rows["image_id"].iloc[at]), one["reason"], one["detail"]))
             continue
-        thumbs[len(good)], details[len(good)] = one.pop("thumb"), one.pop("image_detail")
+        thumbs[len(good)], grey[len(good)] = one.pop("thumb"), one.pop("grey")
         settings.append(one.pop("settings"))
         values.append(one)
         good.append(at)
@@ -90,7 +94,7 @@ def gather(rows: pd.DataFrame, looked: Iterable[dict[str, Any]]) -> Measured:
     return Measured(
         kept.join(measured),
         thumbs[: len(good)],
-        details[: len(good)],
+        grey[: len(good)],
         settings,
         pd.DataFrame(bad, columns=["image_id", "reason", "detail"], dtype="string"),
     )

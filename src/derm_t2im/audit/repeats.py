@@ -38,10 +38,12 @@ class Repeats:
     copies: list[tuple[str, list[int]]] = field(default_factory=list)
 
 
-def near_duplicates(files: list[str], hashes: list[str], details: np.ndarray) -> np.ndarray:
+def near_duplicates(grey: np.ndarray, thumbs: np.ndarray, hashes: list[str]) -> np.ndarray:
     """Near-duplicates among n images by the pipeline's own search, positions as int (m, 2), first < second."""
     from derm_t2im import splits
+    from derm_t2im.imaging import hashing
 
+    details = np.stack([hashing.detail(np.repeat(one[..., None], 3, axis=2)) for one in grey])
     return splits.confirm(splits.near_pairs(hashes, BITS), details)
 
 
@@ -52,8 +54,8 @@ def find(measured: Measured) -> Repeats:
     found = Repeats(exact=sorted(sorted(group) for group in groups if len(group) > 1))
     # Of identical images one stands for all: a set with thousands of them has no more pairs for it.
     first = np.array(sorted(min(group) for group in groups), dtype=np.int64)
-    once = rows.iloc[first]
-    pairs = near_duplicates(once["file"].tolist(), once["phash"].tolist(), measured.details[first])
+    hashes = rows["phash"].iloc[first].tolist()
+    pairs = near_duplicates(measured.grey[first], measured.thumbs[first], hashes)
     found.near = sorted((int(first[a]), int(first[b])) for a, b in pairs)
     same = {min(group): sorted(group) for group in groups}
 
