@@ -38,7 +38,7 @@ def show(found: Mapping[str, Any], file: IO[str], verbose: bool = False) -> None
         console.print(Text(f"Note: {note}"))
     if verbose:
         for line in details(found):
-            console.print(Text(plain(line)))
+            console.print(Text(plain(line)), soft_wrap=True)  # a line each, to be searched
 
 
 def details(found: Mapping[str, Any]) -> Iterator[str]:

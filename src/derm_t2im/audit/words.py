@@ -143,7 +143,7 @@ def _repeats(found: Mapping[str, Any]) -> list[Row]:
     exact = "none"
     if same["exact_groups"]:
         exact = f"{count(same['exact_images'])} images in {count(same['exact_groups'])} groups of identical pixels"
-    near = f"{count(same['near_pairs'])} pairs" if same["near_pairs"] else "none"
+    near = f"{count(same['near_pairs'])} pair{'s' * (same['near_pairs'] > 1)}" if same["near_pairs"] else "none"
     out = [
         Row(section, "identical", exact, tone=_notice(same["exact_groups"])),
         Row(section, "near-duplicates", near, tone=_notice(same["near_pairs"])),
