@@ -1,20 +1,18 @@
 """Who learns and who tests: groups that must stay together, and splits that keep them so.
 
 A group is a connected component of images that share a lesion, a patient or identical bytes, or that
-are near-duplicates: perceptual hashes within a few bits in any of the eight orientations, confirmed
-pixel by pixel. Whole groups only go to a split, so nothing seen in training is met again in a test.
+are near-duplicates (:mod:`derm_t2im.duplicates`). Whole groups only go to a split, so nothing seen in
+training is met again in a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from derm_t2im import seeds
 from derm_t2im.errors import UserError
-from derm_t2im.imaging import hashing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,87 +20,6 @@ if TYPE_CHECKING:
     from derm_t2im.params.split import Split
 
 SPLITS = ("train", "val", "test", "external", "unused")
-CORRELATION = 0.945  # of two images' details, from which they are one picture
-_BLOCK = 4_000_000  # pairs compared at a time
-
-
-def near_pairs(hashes: list[str], limit: int) -> np.ndarray:
-    """Pairs of hashes within ``limit`` differing bits in any orientation, as int64 (n, 3).
-
-    Columns: first, second (first < second), and the orientation of :func:`hashing.turn` that brings
-    the second image onto the first; sorted, one row per pair, with its nearest orientation.
-
-    By the pigeonhole principle: of ``limit + 1`` chunks of a hash at least one is equal in such a
-    pair, so only images that share a chunk are compared (Norouzi et al. 2012, multi-index hashing).
-    """
-    if len(hashes) < 2:
-        return np.zeros((0, 3), np.int64)
-    plain = hashing.bits(hashes)
-    packed = _pack(plain)
-    chunks = [np.arange(k, 64, limit + 1) for k in range(limit + 1)]  # interleaved: even entropy
-    found: list[np.ndarray] = []
-    for orientation in range(hashing.ORIENTATIONS):
-        turned = hashing.orient(plain, orientation)
-        turned_packed = _pack(turned)
-        for chunk in chunks:
-            keys, asked = _pack(plain[:, chunk]), _pack(turned[:, chunk])
-            order = np.argsort(keys, kind="stable")
-            low = np.searchsorted(keys[order], asked, "left")
-            high = np.searchsorted(keys[order], asked, "right")
-            for second, at in _expand(low, high):
-                first = order[at]
-                ahead = first < second
-                first, second = first[ahead], second[ahead]
-                distance = np.bitwise_count(packed[first] ^ turned_packed[second]).astype(np.int64)
-                near = distance <= limit
-                if near.any():
-                    turns = np.full(int(near.sum()), orientation)
-                    found.append(np.stack([first[near], second[near], distance[near], turns], axis=1))
-    if not found:
-        return np.zeros((0, 3), np.int64)
-    rows = np.unique(np.concatenate(found), axis=0)  # sorted: the nearest orientation comes first
-    first_of_pair = np.unique(rows[:, :2], axis=0, return_index=True)[1]
-    return rows[first_of_pair][:, [0, 1, 3]]
-
-
-def _pack(rows: np.ndarray) -> np.ndarray:
-    """Rows of up to 64 bits as uint64 (n,)."""
-    weights = np.left_shift(np.uint64(1), np.arange(rows.shape[1], dtype=np.uint64))
-    return rows.astype(np.uint64) @ weights
-
-
-def _expand(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each index i repeated for the positions low[i] to high[i] - 1, in blocks of bounded size."""
-    lengths = high - low
-    ends = np.cumsum(lengths)
-    start = 0
-    while start < len(lengths):
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, "right")))
-        part = lengths[start:stop]
-        total = int(part.sum())
-        if total:
-            offsets = np.arange(total) - np.repeat(np.cumsum(part) - part, part)
-            yield np.repeat(np.arange(start, stop), part), np.repeat(low[start:stop], part) + offsets
-        start = stop
-
-
-def confirm(pairs: np.ndarray, details: np.ndarray, least: float = CORRELATION) -> np.ndarray:
-    """The pairs whose images agree pixel by pixel too, as int64 (m, 2).
-
-    Args:
-        pairs: (n, 3) of :func:`near_pairs`.
-        details: float32 (images, s, s), :func:`hashing.detail` of each image that a pair names.
-        least: Least correlation of the two details.
-    """
-    agreed = np.zeros(len(pairs), dtype=bool)
-    for orientation in range(hashing.ORIENTATIONS):
-        rows = np.flatnonzero(pairs[:, 2] == orientation)
-        for part in np.array_split(rows, max(1, -(-len(rows) // 4096))):
-            first = details[pairs[part, 0]]
-            second = hashing.turn(details[pairs[part, 1], ..., None], orientation)[..., 0]
-            agreed[part] = np.einsum("nij,nij->n", first, second) >= least
-    return pairs[agreed][:, :2]
 
 
 def group_ids(table: pd.DataFrame, near: np.ndarray) -> list[str]:
@@ -276,3 +193,33 @@ def leaked_groups(table: pd.DataFrame, near: np.ndarray) -> int:
         apart = split.to_numpy()[first] != split.to_numpy()[second]
         leaks += int((apart & used[first] & used[second]).sum())
     return leaks
+
+
+def kinds_of_pairs(table: pd.DataFrame, near: np.ndarray) -> dict[str, int]:
+    """Near-duplicates counted: within a known lesion, across known lesions, across labels, across roles.
+
+    Args:
+        table: manifest rows with ``label`` and, where known, ``lesion_id``, ``role``, ``source``.
+        near: int (m, 2), positions of near-duplicates.
+    """
+    first, second = near[:, 0].astype(int), near[:, 1].astype(int)
+    lesion = _keys(table).get("lesion_id")
+    known = np.zeros(len(near), bool)
+    same = np.zeros(len(near), bool)
+    if lesion is not None:
+        there = lesion.notna().to_numpy(dtype=bool)
+        text = lesion.fillna("").to_numpy(dtype=object)
+        known, same = there[first] & there[second], text[first] == text[second]
+
+    def differ(column: str) -> int:
+        if column not in table:
+            return 0
+        values = table[column].fillna("").astype(str).to_numpy(dtype=object)
+        return int((values[first] != values[second]).sum())
+
+    return {
+        "within_lesions": int((known & same).sum()),
+        "across_lesions": int((known & ~same).sum()),
+        "across_labels": differ("label"),
+        "across_roles": differ("role"),
+    }

@@ -67,19 +67,3 @@ def turn(images: np.ndarray, orientation: int) -> np.ndarray:
     if orientation & 1:
         images = images[..., :, ::-1, :]
     return images
-
-
-def detail(rgb: np.ndarray) -> np.ndarray:
-    """What is left of a 32 x 32 grey copy without its broad shading: float32 (32, 32), zero mean, unit length.
-
-    The product of two such details is their correlation: near 1 for two copies of one image at
-    whatever brightness, and well below for two centred lesions that merely look alike. All zero for
-    an image without any detail.
-    """
-    import cv2
-
-    grey = thumbnail(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), 32).astype(np.float32)
-    fine = grey - cv2.GaussianBlur(grey, (0, 0), 2.0)
-    fine -= fine.mean()
-    length = float(np.linalg.norm(fine))
-    return fine / length if length > 8.0 else np.zeros_like(fine)  # 8: a quarter of a grey level per pixel

@@ -16,4 +16,5 @@ class Split(Section):
     external: int = Field(500, ge=0)
     seed_images: int = Field(64, ge=1)
     near_duplicate_bits: int = Field(4, ge=0, le=16)
+    near_duplicate_correlation: float = Field(0.66, gt=0, le=1)
     seed: int = 0

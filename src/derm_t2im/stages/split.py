@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 def run() -> None:
     """Group and split the processed images; write the manifest and ``metrics/split.json``."""
-    from derm_t2im import splits
+    from derm_t2im import duplicates, splits
 
     settings = load("split", Split)
     table = manifest.read(paths.PROCESSED_MANIFEST)
-    near = _near(table, settings)
+    near = duplicates.search(
+        progress.track(table["path"].tolist(), "compare images"),
+        table["phash"].tolist(),
+        settings.near_duplicate_bits,
+        settings.near_duplicate_correlation,
+    ).at
     table["group_id"] = splits.group_ids(table, near)
     manifest.write(splits.assign(table, settings), paths.SPLITS_MANIFEST)
     # What is stated is measured on what was written.
@@ -33,23 +38,8 @@ def run() -> None:
     progress.say(f"split: {sizes} -> {paths.SPLITS}")
 
 
-def _near(table: pd.DataFrame, settings: Split) -> np.ndarray:
-    """Positions of near-duplicates: alike by their hashes, and then by their pixels."""
-    from derm_t2im import splits
-    from derm_t2im.imaging import hashing, io
-
-    pairs = splits.near_pairs(table["phash"].tolist(), settings.near_duplicate_bits)
-    involved = np.unique(pairs[:, :2])
-    details = np.zeros((len(involved), 32, 32), np.float32)
-    for k, at in enumerate(progress.track(involved.tolist(), "compare near-duplicates")):
-        details[k] = hashing.detail(io.read_stack([table["path"].iloc[at]])[0])
-    local = pairs.copy()
-    local[:, :2] = np.searchsorted(involved, pairs[:, :2])
-    return involved[splits.confirm(local, details)] if len(pairs) else np.zeros((0, 2), np.int64)
-
-
 def _metrics(table: pd.DataFrame, near: np.ndarray) -> dict[str, Any]:
-    from derm_t2im.splits import SPLITS
+    from derm_t2im.splits import SPLITS, kinds_of_pairs
 
     sizes = table["group_id"].value_counts()
     labels = sorted(table["label"].unique())
@@ -61,6 +51,7 @@ def _metrics(table: pd.DataFrame, near: np.ndarray) -> dict[str, Any]:
         "groups": len(sizes),
         "largest_group": int(sizes.max()),
         "near_duplicates": len(near),
+        "near_duplicate_pairs": kinds_of_pairs(table, near),
         "contradictions": int((table.groupby("group_id")["label"].nunique() > 1).sum()),
         "external_dropped": int(table.loc[external, "group_id"].isin(pool_groups).sum()),
         "images": {name: int((table["split"] == name).sum()) for name in SPLITS},
