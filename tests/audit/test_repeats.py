@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ def jpeg(rgb: np.ndarray) -> np.ndarray:
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "flipped": lambda rgb: rgb[:, ::-1],
     "turned": lambda rgb: np.rot90(rgb),
+    "cropped": lambda rgb: cv2.resize(rgb[2:-8, 5:-5], (96, 96), interpolation=cv2.INTER_AREA),
     "jpeg": jpeg,
     "brighter": lambda rgb: (rgb.astype(float) * 1.1).clip(0, 255).astype(np.uint8),
 }

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from derm_t2im.imaging import hair, hashing, io, quality
+from derm_t2im.imaging import alignment, hair, hashing, io, quality, sketch
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDE = 32  # of the thumbnails that are kept, pixels
-GREY_SIDE = 64  # of those in grey
+SIDE = sketch.SIDE  # of the thumbnails that are kept, pixels
+GREY_SIDE = alignment.SIDE  # of those in grey
 HAIR_SIDE = 512  # shorter side at which hair is looked for, at most
 MEASURED_SIDE = 224  # the same for all other measures; smaller images stay as they are
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from derm_t2im.audit.measure import Measured
 
-BITS = 4  # of a hash that near-duplicates may differ in, as in split.near_duplicate_bits
-
 
 @dataclass
 class Repeats:
@@ -40,11 +38,9 @@ class Repeats:
 
 def near_duplicates(grey: np.ndarray, thumbs: np.ndarray, hashes: list[str]) -> np.ndarray:
     """Near-duplicates among n images by the pipeline's own search, positions as int (m, 2), first < second."""
-    from derm_t2im import splits
-    from derm_t2im.imaging import hashing
+    from derm_t2im import duplicates
 
-    details = np.stack([hashing.detail(np.repeat(one[..., None], 3, axis=2)) for one in grey])
-    return splits.confirm(splits.near_pairs(hashes, BITS), details)
+    return duplicates.compare(duplicates.Copies(grey, thumbs, hashes)).at
 
 
 def find(measured: Measured) -> Repeats:
