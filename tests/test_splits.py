@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from derm_t2im import splits
 from derm_t2im.errors import UserError
-from derm_t2im.imaging import hashing
 from derm_t2im.params.split import Split
-from derm_t2im.sources import phantom
 
 NONE = np.zeros((0, 2), np.int64)
 
@@ -165,40 +163,50 @@ def test_leaks_are_counted() -> None:
     assert splits.leaked_groups(torn.assign(group_id=["g"] * 6), NONE) == 2
 
 
-def hexes(bits: np.ndarray) -> list[str]:
-    return [row.tobytes().hex() for row in np.packbits(bits, axis=1)]
-
-
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), limit=st.integers(0, 9))
-def test_near_pairs_are_those_of_a_search_by_brute_force(seed: int, limit: int) -> None:
-    rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 2, (12, 64), dtype=np.uint8)
-    for _ in range(12, 30):  # relatives of the first: turned, and with some bits flipped
-        relative = hashing.orient(bits[[rng.integers(0, 12)]], int(rng.integers(0, 8)))[0].copy()
-        relative[rng.choice(64, rng.integers(0, 12), replace=False)] ^= 1
-        bits = np.vstack([bits, relative])
-    turned = [hashing.orient(bits, o) for o in range(8)]
-    distance = np.array([[[(bits[i] != t[j]).sum() for t in turned] for j in range(30)] for i in range(30)])
-    expected = {(i, j) for i in range(30) for j in range(i + 1, 30) if distance[i, j].min() <= limit}
-    pairs = splits.near_pairs(hexes(bits), limit)
-    assert {(int(i), int(j)) for i, j, _ in pairs} == expected
-    for i, j, orientation in pairs:
-        assert distance[i, j, orientation] == distance[i, j].min()
+@given(data=tables())
+def test_groups_are_closed_under_links_and_no_larger(data: tuple[pd.DataFrame, np.ndarray]) -> None:
+    frame, near = data
+    links = {(int(a), int(b)) for a, b in near}
+    for a in range(len(frame)):
+        for b in range(a):
+            one, other = frame.iloc[a], frame.iloc[b]
+            shared = [name for name in ("lesion_id", "patient_id") if one[name] and one[name] == other[name]]
+            if (shared and one["source"] == other["source"]) or (one["sha256"] and one["sha256"] == other["sha256"]):
+                links.add((a, b))
+    # By hand: spread the smallest position along the links until nothing changes.
+    root = list(range(len(frame)))
+    changed = True
+    while changed:
+        changed = False
+        for a, b in links:
+            low = min(root[a], root[b])
+            changed |= root[a] != low or root[b] != low
+            root[a] = root[b] = low
+    assert splits.group_ids(frame, near) == [frame["image_id"].iloc[at] for at in root]
 
 
-def test_copies_are_confirmed_and_lookalikes_are_not() -> None:
-    images = [phantom.render(phantom.CLINIC_A, 2, k, size=64).image for k in range(60)]
-    copies = [np.ascontiguousarray(hashing.turn(image, k % 8)) for k, image in enumerate(images[:20])]
-    copies = [np.clip(copy * 1.08, 0, 255).astype(np.uint8) for copy in copies]
-    everything = images + copies
-    hashes = [hashing.phash(image) for image in everything]
-    details = np.stack([hashing.detail(image) for image in everything])
-    pairs = splits.confirm(splits.near_pairs(hashes, 8), details)
-    assert {(int(i), int(j)) for i, j in pairs} == {(k, 60 + k) for k in range(20)}
+@settings(max_examples=40, deadline=None)
+@given(data=tables(), seed=st.integers(0, 1000))
+def test_rows_in_any_order_give_the_same_groups_and_splits(data: tuple[pd.DataFrame, np.ndarray], seed: int) -> None:
+    frame, near = data
+    order = np.random.default_rng(seed).permutation(len(frame))
+    place = np.argsort(order)
+    sizes = {"external": 0, "seed_images": 2}
+    if (frame["role"] == "pool").sum() < 6:
+        return
+    first = divided(frame, near, **sizes)
+    second = divided(frame.iloc[order].reset_index(drop=True), place[near], **sizes)
+    columns = ["image_id", "split", "seed_image", "group_id"]
+    pd.testing.assert_frame_equal(first[columns], second[columns].sort_values("image_id").reset_index(drop=True))
 
 
-def test_no_pairs_among_few_images() -> None:
-    assert splits.near_pairs([], 4).shape == (0, 3)
-    assert splits.near_pairs(["0" * 16], 4).shape == (0, 3)
-    assert splits.confirm(np.zeros((0, 3), np.int64), np.zeros((1, 32, 32), np.float32)).shape == (0, 2)
+def test_pairs_are_counted_by_kind() -> None:
+    frame = table(
+        [{"lesion_id": "a"}, {"lesion_id": "a"}, {"lesion_id": "b", "label": "malignant"}, {}, {"role": "external"}]
+    )
+    near = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    assert splits.kinds_of_pairs(frame, near) == {
+        "within_lesions": 1, "across_lesions": 1, "across_labels": 2, "across_roles": 1,
+    }  # fmt: skip
+    assert set(splits.kinds_of_pairs(frame, NONE).values()) == {0}

@@ -109,7 +109,7 @@ def compare(copies: Copies, bits: int = BITS, least: float = CORRELATION) -> Pai
     """The near-duplicates among copies of images; arguments and result as :func:`search`."""
     firsts: dict[bytes, int] = {}
     first = np.array([firsts.setdefault(one.tobytes(), at) for at, one in enumerate(copies.grey)], np.int64)
-    textured = copies.grey.reshape(len(first), -1).std(axis=1) > 0.5  # grey levels
+    textured = copies.grey.std(axis=(1, 2)) > 0.5  # grey levels
     only = np.flatnonzero((first == np.arange(len(first))) & textured)
     again = np.flatnonzero((first != np.arange(len(first))) & textured)
     candidates = np.concatenate(

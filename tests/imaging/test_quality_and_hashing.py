@@ -84,7 +84,6 @@ def test_hashes_survive_jpeg_and_brightness_and_tell_pictures_apart() -> None:
         for variant in (copy, brighter):
             variant = np.ascontiguousarray(variant)
             assert (hashing.bits([hashing.phash(variant)]) != own).sum() <= 4
-            assert (hashing.detail(variant) * hashing.detail(image)).sum() > 0.945
     apart = (hashes[:, None] != hashes[None]).sum(axis=2)[np.triu_indices(12, 1)]
     assert apart.min() > 4
 
@@ -95,4 +94,3 @@ def test_hash_format() -> None:
     assert hashing.bits([text]).shape == (1, 64)
     with pytest.raises(ValueError, match="16 hex"):
         hashing.bits(["abc"])
-    assert not hashing.detail(np.full((64, 64, 3), 90, np.uint8)).any()

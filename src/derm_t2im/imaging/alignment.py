@@ -14,10 +14,12 @@ import numpy as np
 from derm_t2im.imaging import hashing
 
 SIDE = 64  # pixels of the grey copies
-GLANCE = 0.6  # least correlation of the coarse detail before other orientations are tried
-GATE = 0.7  # and before the costly alignment
+GLANCE = 0.5  # least correlation of the coarse detail before other orientations are tried
+GATE = 0.7  # and before the costly alignment,
+LEAD = 0.25  # unless one orientation is ahead of all others by so much: symmetrical look-alikes have no such one
 _DARK = 60  # grey levels: the field outside a dermatoscope's circle
 _MARGIN = 3  # pixels of the half-size copy that a window may be off
+_FAINT = 0.02  # least mean square of evened detail: half a grey level, above the steps of 8-bit shading
 _STRETCH = 1.8  # most that an alignment may enlarge or shrink
 
 
@@ -50,14 +52,19 @@ def _evened(grey: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _field(grey: np.ndarray) -> np.ndarray:
-    """Without the dark region that touches the border, and four pixels around it; bool (64, 64)."""
+    """Without the dark region that touches the border, and four pixels around it; bool (64, 64).
+
+    Nor the outermost three pixels, where a blur has but one side to look at.
+    """
     import cv2
 
     dark = (grey < _DARK).astype(np.uint8)
     labels = cv2.connectedComponents(dark)[1]
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     outside = np.isin(labels, border[border > 0]).astype(np.uint8)
-    return cv2.dilate(outside, np.ones((9, 9), np.uint8)) == 0
+    seen = cv2.dilate(outside, np.ones((9, 9), np.uint8)) == 0
+    seen[:3] = seen[-3:] = seen[:, :3] = seen[:, -3:] = False
+    return seen
 
 
 def agreement(
@@ -85,8 +92,9 @@ def agreement(
     if not GLANCE <= best <= 1.001:  # an image without detail gives anything
         return -1.0
     # A lesion may be its own mirror image in its broad shading: its detail tells.
-    best, at, orientation = max((*_place(here, second.small, o), o) for o in range(hashing.ORIENTATIONS))
-    if not GATE <= best <= 1.001:
+    tried = sorted(((*_place(here, second.small, o), o) for o in range(hashing.ORIENTATIONS)), reverse=True)
+    best, at, orientation = tried[0]
+    if best < GATE and best - tried[1][0] < LEAD:
         return -1.0
     grow = 1 / share
     start = np.array(
@@ -123,7 +131,7 @@ def agreement(
     mine, other = _evened(first.grey, 2.0)[common], _evened(moved, 2.0)[common]
     mine, other = mine - mine.mean(), other - other.mean()
     length = float(np.linalg.norm(mine) * np.linalg.norm(other))
-    return float(mine @ other) / length if length > 1e-6 * common.sum() else -1.0
+    return float(mine @ other) / length if length > _FAINT * common.sum() else -1.0
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
