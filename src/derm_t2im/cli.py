@@ -30,8 +30,8 @@ app.command()(auditing.audit)
 app.command("doctor")(checks.command)
 
 STAGES = (
-    "check", "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate",
-    "curate", "mix", "train", "evaluate", "export", "report",
+    "check", "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate", "curate",
+    "mix", "train", "evaluate", "export", "report",
 )  # fmt: skip
 
 
