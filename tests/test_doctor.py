@@ -75,7 +75,9 @@ def test_the_remote(clone: Path, config: str, state: str, said: str) -> None:
 
 def test_wrong_parameters_and_missing_images_are_named(clone: Path) -> None:
     text = (clone / "params.yaml").read_text()
-    (clone / "params.yaml").write_text(text.replace("source: phantom", "source: folder", 1))
+    (clone / "params.yaml").write_text(
+        text.replace("source: phantom", "source: folder", 1).replace("source: phantom", "source: none", 1)
+    )
     assert "no folder data/import" in found("images").found
     (clone / "params.yaml").write_text(text.replace("guidance:", "guidence:"))
     check = found("params.yaml")

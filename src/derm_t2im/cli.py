@@ -30,8 +30,8 @@ app.command()(auditing.audit)
 app.command("doctor")(checks.command)
 
 STAGES = (
-    "check", "acquire", "preprocess", "split", "probe", "finetune", "generate", "embed", "fidelity", "validate", "curate",
-    "mix", "train", "evaluate", "export", "report",
+    "check", "acquire", "preprocess", "split", "validate_data", "probe", "finetune", "generate", "embed", "fidelity",
+    "validate", "curate", "mix", "train", "evaluate", "export", "report",
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def base_train(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/base/mini"),
     images: Annotated[int, typer.Option(min=64, help="Phantoms of the broad distribution to learn from.")] = 24_000,
     vae_steps: Annotated[int, typer.Option(min=1)] = 3000,
-    unet_steps: Annotated[int, typer.Option(min=1)] = 4000,
+    unet_steps: Annotated[int, typer.Option(min=1)] = 3000,
     autoencoder: Annotated[Path | None, typer.Option(help="Take the autoencoder of this base as it is.")] = None,
     seed: int = 0,
 ) -> None:

@@ -9,6 +9,7 @@ IMPORT_EXTERNAL = Path("data/import-external")
 REVIEW_DECISIONS = Path("data/review/decisions.csv")
 
 CHECK = Path("data/check.json")
+DATA_GATE = Path("data/gate.json")
 RAW = Path("data/raw")
 RAW_MANIFEST = RAW / "manifest.parquet"
 RAW_QUARANTINE = RAW / "quarantine.parquet"
@@ -41,6 +42,7 @@ PROBE_METRICS = METRICS / "probe.json"
 FINETUNE_METRICS = METRICS / "finetune.json"
 GENERATE_METRICS = METRICS / "generate.json"
 FIDELITY_METRICS = METRICS / "fidelity.json"
+DATA_VALIDATION_METRICS = METRICS / "validation_data.json"
 VALIDATION_METRICS = METRICS / "validation.json"
 CURATION_METRICS = METRICS / "curation.json"
 MIX_METRICS = METRICS / "mix.json"
@@ -49,6 +51,7 @@ CLASSIFICATION_METRICS = METRICS / "classification.json"
 ONNX_METRICS = METRICS / "onnx"
 
 PLOTS = Path("plots")
+DATA_VALIDATION_REPORT = Path("reports/validation_data")
 VALIDATION_REPORT = Path("reports/validation")
 REPORT = Path("reports/index.html")
 

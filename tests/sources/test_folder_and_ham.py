@@ -25,7 +25,8 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path
 
 
 def collect(tmp_path: Path, source: str = "folder", **changes: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    settings = Acquire.model_validate({"source": source, "path": str(tmp_path / "in"), **changes})
+    values = {"source": source, "path": str(tmp_path / "in"), "external": {"source": "none"}, **changes}
+    settings = Acquire.model_validate(values)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     return sources.collect(settings, "pool", out)
@@ -68,8 +69,9 @@ HEADERS = "image_id,dx,age,sex,localization,lesion_id\nImg1,mel,71.0,male,back,L
         HEADERS.replace(",", ";").encode("utf-16"),
         HEADERS.replace(",", "\t").replace("\n", "\r\n").encode(),
         b"\xef\xbb\xbf" + HEADERS.replace(",", ";").replace("back", "R\xfccken").encode("latin-1"),
+        HEADERS.replace(",", ";").replace("back", "R\xfccken").encode("latin-1"),
     ],
-    ids=["plain", "bom", "utf16-semicolon", "tabs-crlf", "bom-latin1"],
+    ids=["plain", "bom", "utf16-semicolon", "tabs-crlf", "bom-latin1", "latin1-semicolon"],
 )
 def test_tables_in_many_guises(tmp_path: Path, data: bytes) -> None:
     picture(tmp_path / "in" / "x" / "Img1.jpeg", 1)
@@ -261,3 +263,101 @@ def test_the_real_sets_are_read(tmp_path: Path) -> None:
     assert (len(pool), len(external), len(refused), len(refused_external)) == (90, 60, 0, 0)
     assert pool["label"].eq("malignant").sum() == 24  # 938 of 3,461
     assert set(pool["width"]) == {224}
+
+
+def clinics(tmp_path: Path) -> None:
+    """Three sets below one folder; two of them use the same ids."""
+    for k, place in enumerate(("clinic-a/x", "clinic-b", "atlas/melanoma")):
+        for n in range(3):
+            picture(tmp_path / "in" / place / f"{n}.png", 10 * k + n)
+    (tmp_path / "in/clinic-a/metadata.csv").write_text(
+        "image_id,path,dx,patient_id,license\n1,x/1.png,nv,p1,CC0\n2,x/2.png,mel,,\n0,x/0.png,nv,p1,\n"
+    )
+    (tmp_path / "in/clinic-b/b.csv").write_text("Bild;Befund;patient_id\n1;nevus;p1\n2;bcc;p2\n0;../atlas/0;\n")
+
+
+SETS = {
+    "clinic-a": {"licence": "CC BY 4.0", "attribution": "Clinic A"},
+    "b": {"path": "clinic-b", "role": "external", "table": "b.csv", "columns": {"image_id": "Bild", "dx": "Befund"}},
+    "atlas": {},
+}
+
+
+def test_several_sets_with_roles(tmp_path: Path) -> None:
+    clinics(tmp_path)
+    folder = {"sets": SETS, "licence": "ours", "attribution": "us"}
+    rows, bad = collect(tmp_path, folder=folder)
+    assert bad.empty and rows["source"].value_counts().to_dict() == {"clinic-a": 3, "atlas": 3}
+    by_id = rows.set_index("image_id")
+    assert set(by_id.index) == {f"clinic-a:{n}" for n in range(3)} | {f"atlas:melanoma_{n}" for n in range(3)}
+    assert by_id["label"]["atlas:melanoma_0"] == "malignant"
+    assert by_id["licence"][["clinic-a:1", "clinic-a:2", "atlas:melanoma_0"]].tolist() == ["CC0", "CC BY 4.0", "ours"]
+    assert by_id["attribution"][["clinic-a:1", "atlas:melanoma_0"]].tolist() == ["Clinic A", "us"]
+    assert by_id["patient_id"].dropna().tolist() == ["clinic-a:p1"] * 2
+
+    values = {"source": "folder", "path": str(tmp_path / "in"), "external": {"source": "none"}, "folder": folder}
+    external, bad = sources.collect(Acquire.model_validate(values), "external", tmp_path / "out")
+    assert external["image_id"].tolist() == ["b:1", "b:2"] and set(external["source"]) == {"b"}
+    assert set(external["role"]) == {"external"} and external["patient_id"].tolist() == ["b:p1", "b:p2"]
+    assert reasons(bad) == {"b:0": "unmapped_label"}
+
+
+def test_shared_ids_stay_as_they_are_and_clash(tmp_path: Path) -> None:
+    clinics(tmp_path)
+    picture(tmp_path / "in/clinic-b/3.png", 99)
+    table = tmp_path / "in/clinic-b/b.csv"
+    table.write_text(table.read_text().replace("2;bcc", "2;nevus") + "3;df;\n")
+    sets = {name: {**one, "role": "pool"} for name, one in SETS.items()}
+    rows, bad = collect(tmp_path, folder={"sets": sets, "shared_ids": True})
+    assert sorted(rows["image_id"]) == ["0", "1", "3", "melanoma_0", "melanoma_1", "melanoma_2"]
+    assert sorted(bad["reason"]) == ["duplicate_id"] * 3 + ["unmapped_label"], "1 is given twice, 2 contradicts itself"
+    assert len(rows) + len(bad) == 10
+
+
+def test_a_set_takes_nothing_from_its_neighbour_or_from_outside(tmp_path: Path) -> None:
+    clinics(tmp_path)
+    table = tmp_path / "in/clinic-a/metadata.csv"
+    table.write_text(table.read_text() + "thief,../clinic-b/1.png,nv,,\n")
+    rows, bad = collect(tmp_path, folder={"sets": SETS})
+    assert len(rows) == 6 and reasons(bad) == {"clinic-a:thief": "outside_folder"}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"acquire\.folder\.sets\.link: .*leads out of"):
+        collect(tmp_path, folder={"sets": {"link": {}}})
+
+
+def test_a_limit_keeps_the_sets_in_proportion(tmp_path: Path) -> None:
+    for name, number in (("a", 20), ("b", 10)):
+        for n in range(number):
+            picture(tmp_path / "in" / name / ("mel" if n % 2 else "nv") / f"{n}.png", n, (8, 8))
+    rows, _ = collect(tmp_path, limit=12, folder={"sets": {"a": {}, "b": {}}})
+    assert rows.groupby(["source", "label"]).size().tolist() == [4, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folder": {"sets": {"a": {"path": "../x"}}}}, "sub-folder of acquire.path"),
+        ({"folder": {"sets": {"a": {"path": "/x"}}}}, "sub-folder of acquire.path"),
+        ({"folder": {"sets": {"a": {"path": "x"}, "b": {"path": "x/y"}}}}, "sets a and b overlap"),
+        ({"folder": {"sets": {"a b": {}}}}, "no name for a set"),
+        ({"folder": {"sets": {"a": {"role": "external"}}}}, "no set has the role pool"),
+        ({"folder": {"sets": {"a": {"columns": {"diagnose": "x"}}}}}, "no such column: diagnose"),
+        ({"external": {"source": "folder"}, "folder": {"sets": SETS}}, "external set .b."),
+        ({"external": {"source": "phantom"}}, "rendered phantoms are no test for real images"),
+    ],
+)
+def test_settings_that_contradict_themselves(changes: dict[str, Any], message: str) -> None:
+    values = {"source": "folder", "external": {"source": "none"}, **changes}
+    with pytest.raises(ValueError, match=message):
+        Acquire.model_validate(values)
+
+
+def test_a_set_without_a_usable_image_is_named(tmp_path: Path) -> None:
+    clinics(tmp_path)
+    for path in (tmp_path / "in/atlas/melanoma").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"acquire\.folder\.sets\.atlas: no image of .*in/atlas .*\(3 empty\)"):
+        collect(tmp_path, folder={"sets": SETS})
+    with pytest.raises(UserError, match=r"acquire\.folder\.sets\.nothing.*no folder"):
+        collect(tmp_path, folder={"sets": {"nothing": {}}})

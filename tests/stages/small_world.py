@@ -32,7 +32,7 @@ def _image(root: Path, folder: str, name: str, style, label: str) -> dict:
 
 def build(root: Path) -> None:
     (root / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
-    set_parameter(root, "validate", min_images_per_class=5, max_label_disagreement=1.0)
+    set_parameter(root, "validate", min_side=32, min_images_per_class=5, max_label_disagreement=1.0)
     set_parameter(root, "fidelity", bootstrap=20, planted_copies=8, neighbours=3)
     real = []
     for split, n in SPLITS.items():
@@ -53,6 +53,8 @@ def build(root: Path) -> None:
 
 
 def write(root: Path, real: list[dict], made: list[dict]) -> None:
+    raw = pd.DataFrame(real).drop(columns=["split", "seed_image", "group_id"]).assign(width=32, height=32)
+    manifest.write(raw, root / paths.RAW_MANIFEST)
     manifest.write(pd.DataFrame(real).drop(columns=["split", "seed_image"]), root / paths.PROCESSED_MANIFEST)
     manifest.write(pd.DataFrame(real), root / paths.SPLITS_MANIFEST)
     manifest.write(pd.DataFrame(made), root / paths.SYNTHETIC_MANIFEST)

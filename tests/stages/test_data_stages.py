@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -21,6 +24,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.imaging import io
 from derm_t2im.sources import phantom
 from derm_t2im.stages import acquire, preprocess, split
+from tests.sources import archive_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,8 +176,34 @@ def test_an_id_in_both_sets_stays_in_the_pool(place: Path) -> None:
     assert metrics(paths.DATA_METRICS)["roles"]["external"]["quarantined"] == {"duplicate_id": 1}
 
 
+def test_what_is_in_quarantine_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_world(acquire__max_quarantined=0.3)
+    table = Path("mine/metadata.csv")
+    lines = table.read_text().splitlines()
+    lines[1:4] = ["a,pics/0.png,eczema,1", "b,pics/1.png,,1", "c,pics/none.png,nv,2"]
+    table.write_text("\n".join(lines))
+    acquire.run()
+    said = "3 in quarantine (1 missing_file, 2 unmapped_label; no class for: (none), eczema) -> data/raw"
+    assert said in capsys.readouterr().err
+    assert metrics(paths.DATA_METRICS)["unmapped"] == {"": 1, "eczema": 1}
+
+
+def test_a_real_pool_is_not_tested_on_phantoms(place: Path) -> None:
+    configure(acquire__source="folder")
+    with pytest.raises(UserError, match=r"^params\.yaml: acquire: .*acquire\.external\.source to none.*set\.$"):
+        acquire.run()
+
+
+def test_own_images_stay_out_of_git(place: Path) -> None:
+    shutil.copy(ROOT / ".gitignore", ".gitignore")
+    subprocess.run(["git", "init", "-q"], check=True)
+    asked = ["data/import/a/b.jpg", "data/import-external/x.csv", "data/import/.gitkeep"]
+    ignored = subprocess.run(["git", "check-ignore", *asked], capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == asked[:2]
+
+
 def test_nothing_to_read_is_said(place: Path) -> None:
-    configure(acquire__source="folder", acquire__path="nowhere")
+    configure(acquire__source="folder", acquire__path="nowhere", acquire__external__source="none")
     with pytest.raises(UserError, match="nowhere"):
         acquire.run()
     with pytest.raises(UserError, match=r"manifest\.parquet is missing"):
@@ -193,6 +223,136 @@ def test_small_images_are_refused_by_preprocess(place: Path) -> None:
     with pytest.raises(UserError, match=r"32 of 32 images cannot be used.*preprocess\.max_quarantined"):
         preprocess.run()
     assert paths.PROCESSED_MANIFEST.is_file(), "the earlier result stays"
+
+
+def odd_images(folder: Path) -> dict[str, str]:
+    """An image of every odd kind, by file name: what becomes of it, "" where it is taken."""
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    plain = Image.fromarray(pixels)
+    plain.save(folder / "MIXED.JpEg", quality=95)
+    (folder / "cut.jpg").write_bytes((folder / "MIXED.JpEg").read_bytes()[:900])
+    plain.convert("CMYK").save(folder / "cmyk.jpg")
+    plain.convert("P").save(folder / "palette.PNG")
+    plain.convert("RGBA").save(folder / "alpha.png")
+    plain.save(folder / "still.gif")
+    plain.save(folder / "moving.gif", save_all=True, append_images=[Image.fromarray(255 - pixels)])
+    cv2.imwrite(str(folder / "deep.png"), pixels.astype(np.uint16) * 257)
+    exif = plain.getexif()
+    exif[0x0112] = 6
+    plain.save(folder / "turned.jpg", exif=exif)
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
+    plain.save(folder / "crc.png")
+    data = bytearray((folder / "crc.png").read_bytes())
+    at = data.index(b"IDAT")
+    data[at + 4 + int.from_bytes(data[at - 4 : at], "big")] ^= 0xFF  # the checksum itself, behind sound pixels
+    (folder / "crc.png").write_bytes(data)
+    return {
+        "MIXED.JpEg": "", "palette.PNG": "", "alpha.png": "", "still.gif": "", "turned.jpg": "",
+        "cut.jpg": "truncated", "cmyk.jpg": "wrong_mode", "moving.gif": "animated", "deep.png": "wrong_mode",
+        "dot.png": "too_small", "huge.png": "too_large", "crc.png": "unreadable",
+    }  # fmt: skip
+
+
+def test_odd_images_are_taken_or_refused_by_reason_and_none_is_lost(place: Path) -> None:
+    folder_world(8, 2, acquire__max_quarantined=0.9, preprocess__max_quarantined=0.9)
+    kinds = odd_images(Path("mine/pics"))
+    with Path("mine/metadata.csv").open("a") as table:
+        table.writelines(f"\n{file},pics/{file},nv," for file in kinds)
+    acquire.run()
+    preprocess.run()
+    refused = {
+        row.image_id: row.reason
+        for path in (paths.RAW_QUARANTINE, paths.PROCESSED_QUARANTINE)
+        for row in manifest.read(path).itertuples()
+    }
+    taken = set(manifest.read(paths.PROCESSED_MANIFEST)["image_id"])
+    assert {file: refused.get(file, "") for file in kinds} == kinds
+    assert taken == {f"mine-{k}" for k in range(8)} | {f"theirs-{k}" for k in range(2)} | {
+        file for file, reason in kinds.items() if not reason
+    }
+    raw = manifest.read(paths.RAW_MANIFEST).set_index("image_id")
+    assert (raw["width"]["turned.jpg"], raw["height"]["turned.jpg"]) == (48, 64)
+
+
+@pytest.fixture
+def tiny_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 256 kB to work on; `place` lies outside."""
+    target = place / "disk"
+    target.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(target)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root and the right to mount")
+    try:
+        monkeypatch.chdir(target)
+        yield target
+    finally:
+        monkeypatch.chdir(place)
+        subprocess.run(["umount", str(target)], check=True)
+
+
+def ballast(disk: Path, left: int) -> Path:
+    """Fill the disk but for ``left`` bytes."""
+    path = disk / "ballast"
+    path.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
+    return path
+
+
+def test_a_full_disk_is_one_clear_line_and_costs_nothing(tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.chdir(tiny_disk.parent)
+        folder_world(12, 2)
+    shutil.copy("../params.yaml", "params.yaml")
+    changed = yaml.safe_load(Path("params.yaml").read_text())
+    changed["acquire"]["path"], changed["acquire"]["external"]["path"] = "../mine", "../theirs"
+    Path("params.yaml").write_text(yaml.safe_dump(changed))
+    acquire.run()
+    before = state.hash_tree(paths.RAW)
+    filled = ballast(tiny_disk, 40 * 1024)
+    with pytest.raises(UserError, match=r"cannot write below .*: No space left on device; make room") as caught:
+        acquire.run()
+    assert "\n" not in str(caught.value) and state.hash_tree(paths.RAW) == before, "the earlier result stays"
+    filled.unlink()
+    acquire.run()
+    assert state.hash_tree(paths.RAW) == before
+
+
+@pytest.mark.parametrize("left", [3, 28], ids=["listing", "images"])
+def test_a_full_disk_stops_a_download(tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with archive_server.serving(archive_server.Archive(images=14, page=50)) as archive:
+        isic = {"query": "x", "base_url": f"{archive.url}/api/v2", "requests_per_second": 100}
+        configure(acquire__source="isic", acquire__external__source="none")
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["acquire"]["isic"].update(isic)
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        filled = ballast(tiny_disk, left * 1024)
+        with pytest.raises(UserError, match=r"cannot write below .*: No space left on device; make room"):
+            acquire.run()
+        held = {path.name for path in tiny_disk.rglob("ISIC_*.jpg")}
+        assert bool(held) == (left > 3) and not list(tiny_disk.rglob("*.partial")) and not paths.RAW.exists()
+        filled.unlink()
+        acquire.run()
+        assert metrics(paths.DATA_METRICS)["sources"]["pool"]["images"] == 14
+        assert all(archive.fetched()[name[:-4]] == 1 for name in held), "what had come is not fetched again"
+
+
+def test_sets_of_one_folder_go_through_the_stages(place: Path) -> None:
+    Path("all").mkdir()
+    for name, number, style in (("here", 24, phantom.CLINIC_A), ("there", 8, phantom.CLINIC_B)):
+        own_images(f"all/{name}", number, style)
+    configure(
+        acquire__source="folder", acquire__path="all", acquire__external__source="none",
+        acquire__folder__sets={"here": {}, "there": {"role": "external", "licence": "CC0-1.0"}},
+        split__train=10, split__val=4, split__test=6, split__external=6, split__seed_images=4,
+    )  # fmt: skip
+    for stage in (acquire, preprocess, split):
+        stage.run()
+    numbers = metrics(paths.DATA_METRICS)
+    assert {name: one["images"] for name, one in numbers["sources"].items()} == {"here": 24, "there": 8}
+    assert numbers["roles"]["external"]["images"] == 8 and numbers["licences"] == {"CC0-1.0": 8, "unknown": 24}
+    final = manifest.read(paths.SPLITS_MANIFEST)
+    assert set(final.loc[final["split"] == "external", "source"]) == {"there"}
 
 
 @pytest.mark.parametrize("method", ["none", "blackhat", "directional"])

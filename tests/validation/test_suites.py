@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from derm_t2im.params.validate import Validate
-from derm_t2im.validation import expectations, gate, suites
+from derm_t2im.validation import data_suites, expectations, gate, suites
 
 SETTINGS = Validate(min_images_per_class=3)
 LABELS = ["benign", "malignant"]
@@ -68,7 +68,9 @@ def fidelity(**changes):
 def check(tmp_path):
     """Run suites on changed tables; gives the failed outcomes by severity, and the suites."""
 
-    def run(real_table=None, made=None, numbers=None, without_features=(), without_files=(), only=None, docs=None):
+    def run(
+        real_table=None, made=None, numbers=None, without_features=(), without_files=(), only=None, docs=None, raw=None
+    ):
         real_table = real() if real_table is None else real_table
         made = synthetic() if made is None else made
         for path in [*real_table["path"], *made["path"]]:
@@ -76,7 +78,11 @@ def check(tmp_path):
                 (tmp_path / path).touch()
         embedded = {*real_table["image_id"], *made["image_id"]} - set(without_features)
         processed = real_table.drop(columns=["split", "seed_image"])
-        every = suites.all_suites(processed, real_table, made, embedded, numbers or fidelity(), SETTINGS, tmp_path)
+        came = processed.assign(width=80, height=70) if raw is None else raw
+        every = [
+            *data_suites.data_suites(came, processed, real_table, SETTINGS, tmp_path),
+            *suites.all_suites(real_table, made, embedded, numbers or fidelity(), SETTINGS, tmp_path),
+        ]
         checked = [suite for suite in every if only in (None, suite.name)]
         outcomes = expectations.run(checked, docs)
         assert len(outcomes) == sum(len(suite.rules) for suite in checked) > 0
@@ -99,7 +105,8 @@ def put(table, column, rows, value):
 def test_sound_tables_pass(check):
     critical, warnings, checked = check()
     assert critical == {} and warnings == {}
-    assert "lesion_area" in checked[0].not_measured and "ita" in checked[3].not_measured
+    missing = {name for suite in checked for name in suite.not_measured}
+    assert {"lesion_area", "ita", "labels_of_lesion"} <= missing
 
 
 @pytest.mark.parametrize(
@@ -165,10 +172,46 @@ def test_missing_files_and_features(check):
 
 def test_too_few_images_of_a_class(check):
     made = put(synthetic(), "label", list(range(1, 20, 2))[:8], "benign")
-    critical, _, _ = check(made=made, only="class-sizes")
-    (outcome,) = critical.values()
-    assert outcome.examples == ("synthetic/malignant",) and outcome.observed == 2
-    assert "validate.min_images_per_class" in outcome.rule.turn
+    table = put(real(), "label", list(range(1, 16, 2))[:7], "benign")
+    critical, _, _ = check(table, made=made)
+    assert {(o.examples, o.observed) for o in critical.values()} == {
+        (("synthetic/malignant",), 2),
+        (("train/malignant",), 1),
+    }
+    assert all("validate.min_images_per_class" in o.rule.turn for o in critical.values())
+
+
+def test_raw_images_and_their_metadata(check):
+    raw = real().drop(columns=["split", "seed_image"]).assign(width=80, height=70, source="a", age=50.0, licence="CC0")
+    raw["lesion_id"] = [f"l{i // 4}" for i in range(40)]
+    raw["label"] = ["benign" if i < 20 else "malignant" for i in range(40)]
+    assert check(raw=raw, only="raw-images")[:2] == ({}, {})
+    for column, rows, value in (
+        ("width", [3], 20),
+        ("label", [5], "malignant"),
+        ("age", [7], 900.0),
+        ("licence", [8], None),
+        ("sha256", [9], f"{10:064x}"),
+    ):
+        put(raw, column, rows, value)
+    critical, warnings, _ = check(raw=raw.convert_dtypes(), only="raw-images")
+    assert {o.rule.column: o.examples for o in critical.values()} == {
+        "width": ("r03",),
+        "labels_of_lesion": ("r04", "r05", "r06"),
+    }
+    assert {o.rule.column: o.examples for o in warnings.values()} == {
+        "age": ("r07",),
+        "licence": ("r08",),
+        "sha256": ("r09", "r10"),
+    }
+
+
+def test_a_rare_class_is_pointed_out(check):
+    raw = real(40).drop(columns=["split", "seed_image"]).assign(width=80, height=70)
+    raw = pd.concat([raw] * 3, ignore_index=True).assign(image_id=[f"r{i:03d}" for i in range(120)])
+    raw["label"] = ["benign"] * 118 + ["malignant"] * 2
+    _, warnings, _ = check(raw=raw, only="raw-images")
+    assert "validate.min_class_share" in {o.rule.column: o.rule.turn for o in warnings.values()}["class_share"]
 
 
 def test_measured_bounds_come_from_the_real_images(check):
@@ -222,11 +265,11 @@ def test_the_message_has_at_most_ten_lines_and_the_metrics_add_up(check):
 def test_pages_need_no_network(check, tmp_path):
     check(put(real(), "label", [3], None), docs=tmp_path / "docs")
     pages = list((tmp_path / "docs").rglob("*.html"))
-    assert len(pages) == 11  # the front page, and for each of five suites its rules and its results
+    assert len(pages) == 17  # the front page, and for each of eight suites its rules and its results
     for page in pages:
         text = page.read_text()
         assert "<script" not in text and "src=" not in text and "stylesheet" not in text and "<style>" in text
     assert not (tmp_path / "docs/static").exists()
     front = (tmp_path / "docs/index.html").read_text()
     links = [part.split('"')[0] for part in front.split('href="')[1:]]
-    assert len(links) == 5 and all((tmp_path / "docs" / link).is_file() for link in links)
+    assert len(links) == 8 and all((tmp_path / "docs" / link).is_file() for link in links)

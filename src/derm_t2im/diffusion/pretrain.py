@@ -28,7 +28,7 @@ class Recipe:
 
     vae_steps: int = 3000
     vae_batch: int = 16
-    unet_steps: int = 4000
+    unet_steps: int = 3000
     unet_batch: int = 48
     matrix_lr: float = 0.015
     vector_lr: float = 2e-3

@@ -34,7 +34,11 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
         elif item["type"] == "missing":
             lines.append(f"{at}: this parameter is missing.")
         else:
-            lines.append(f"{at}: {item['msg']} (it is {item['input']!r}).")
+            said = item["msg"].removeprefix("Value error, ")
+            # Rules that cross parameters were given all of them: they name what they mean.
+            lines.append(
+                f"{at}: {said}." if isinstance(item["input"], dict) else f"{at}: {said} (it is {item['input']!r})."
+            )
     return "params.yaml: " + " ".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Parameters of `validate`: the bounds of the Great Expectations gate."""
+"""Parameters of `validate_data` and `validate`: the bounds of the two Great Expectations gates."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ class Validate(Section):
     ``mostly`` of them.
     """
 
+    min_side: int = Field(64, ge=1)
+    min_class_share: float = Field(0.02, ge=0, le=1)
+    min_sharpness: float = Field(0.05, ge=0, le=1)
     min_images_per_class: int = Field(20, ge=1)
     max_kid_over_floor: float = Field(50.0, gt=0)
     max_copy_rate: float = Field(0.05, ge=0, le=1)

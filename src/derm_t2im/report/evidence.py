@@ -22,6 +22,7 @@ METRICS = {
     "finetune": paths.FINETUNE_METRICS,
     "generate": paths.GENERATE_METRICS,
     "fidelity": paths.FIDELITY_METRICS,
+    "validation_data": paths.DATA_VALIDATION_METRICS,
     "validation": paths.VALIDATION_METRICS,
     "curation": paths.CURATION_METRICS,
     "mix": paths.MIX_METRICS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from derm_t2im import paths
@@ -84,8 +84,8 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "shortcuts": tables.shortcuts(fidelity.get("shortcuts", {})),
         "prompts": tables.prompts(evidence.of("generate")),
         "finetune": _finetune(evidence.of("finetune")),
-        "gate": gate(evidence.of("validation")),
-        "broken": tables.broken(evidence.of("validation")),
+        "gate": gate(gates(evidence)),
+        "broken": [row for found in gates(evidence) for row in tables.broken(found)],
         "truths": tables.truths(evidence.of("preprocess")),
         "onnx": tables.onnx(evidence),
         "classes": sorted(evidence.real["label"].dropna().unique()) if evidence.real is not None else [],
@@ -148,9 +148,9 @@ def facts(evidence: Evidence) -> list[tuple[str, str, str]]:
     if words.is_number(rate.get("rate")):
         note = f"95 % interval {words.bounds(rate, 'rate', 'percent')}, n = {words.count(rate.get('n'))}"
         out.append(("copies of real images", words.number(rate["rate"], "percent"), note))
-    state = gate(evidence.of("validation"))
+    state = gate(gates(evidence))
     if state:
-        out.append(("validation gate", "passed" if state["passed"] else "failed", state["short"]))
+        out.append(("validation gates", "passed" if state["passed"] else "failed", state["short"]))
     return out
 
 
@@ -160,12 +160,19 @@ def _sources_said(evidence: Evidence) -> str:
     return ", ".join(sorted(evidence.raw["source"].dropna().unique()))
 
 
-def gate(validation: Mapping[str, Any]) -> dict[str, Any]:
-    """The validation gate in words; empty where it has not run."""
-    if not validation:
+def gates(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """What the validation gates found, those that have run."""
+    return [found for found in (evidence.of("validation_data"), evidence.of("validation")) if found]
+
+
+def gate(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The validation gates together, in words; empty where none has run."""
+    if not found:
         return {}
-    failures, notes = validation.get("critical_failures") or 0, validation.get("warnings") or 0
-    whole = words.count(validation.get("expectations"))
+    failures, notes, expectations = (
+        sum(each.get(key) or 0 for each in found) for key in ("critical_failures", "warnings", "expectations")
+    )
+    whole = words.count(expectations)
     return {
         "passed": failures == 0,
         "short": f"{whole} expectations, {words.count(notes)} warnings",

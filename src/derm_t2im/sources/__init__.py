@@ -27,8 +27,9 @@ def collect(settings: Acquire, role: Literal["pool", "external"], target: Path) 
         UserError: for a source that cannot be read at all.
     """
     from derm_t2im import manifest
+    from derm_t2im.sources import folder
 
-    source = settings.source if role == "pool" else settings.external.source
+    source = settings.source if role == "pool" or folder.has_external(settings) else settings.external.source
     if source == "none":
         return manifest.empty([*manifest.REQUIRED, "role"]), manifest.empty(
             ["image_id", "path", "kind", "label", "reason"]
@@ -37,7 +38,17 @@ def collect(settings: Acquire, role: Literal["pool", "external"], target: Path) 
     if source == "phantom":
         from derm_t2im.sources import phantom as chosen
     elif source == "folder":
-        from derm_t2im.sources import folder as chosen  # type: ignore[no-redef]
+        chosen = folder  # type: ignore[misc]
+    elif source == "isic":
+        from derm_t2im.sources import isic as chosen  # type: ignore[no-redef]
     else:
         from derm_t2im.sources import ham10000 as chosen  # type: ignore[no-redef]
     return chosen.collect(settings, role, target)
+
+
+def finished(settings: Acquire) -> None:
+    """Forget what a source kept for going on after a kill: its images are in place."""
+    if "isic" in (settings.source, settings.external.source):
+        from derm_t2im.sources import isic
+
+        isic.finished(settings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from derm_t2im.errors import UserError
 from derm_t2im.params.acquire import DEFAULT_TABLE, FOLDER_COLUMNS
@@ -30,30 +31,94 @@ USUAL = {
 }
 
 
+@dataclass(frozen=True)
+class _Set:
+    """One data set: where it lies and how it is read."""
+
+    name: str  # "" where the folder is the one set
+    root: Path
+    shown: str
+    parameter: str
+    table: str
+    columns: dict[str, str]
+    licence: str
+    attribution: str
+
+
 def collect(settings: Acquire, role: Role, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a folder of images with a table (CSV, TSV, Parquet), or with a sub-folder per class.
+
+    With ``acquire.folder.sets`` the sub-folders of ``acquire.path`` are sets of their own, each with a
+    role; ids then bear the set's name, unless ``shared_ids`` says that they mean the same everywhere.
 
     Returns:
         The manifest's rows and the quarantine, see :func:`derm_t2im.sources.intake.admit`.
 
     Raises:
-        UserError: if the folder, its table or a mapped column is missing, or it holds no image.
+        UserError: if the folder, its table or a mapped column is missing, or a set holds no usable image.
     """
-    chosen = settings if role == "pool" else settings.external
-    parameter = "acquire.path" if role == "pool" else "acquire.external.path"
+    import pandas as pd
+
+    chosen = settings if role == "pool" or has_external(settings) else settings.external
+    parameter = "acquire.path" if chosen is settings else "acquire.external.path"
     root = open_folder(Path(chosen.path), parameter)
     own = settings.folder
-    table = root / own.table if own.table else None
-    if table is not None and not table.resolve().is_relative_to(root):
-        raise UserError(f"acquire.folder.table: {own.table} lies outside {chosen.path}.")
-    if table is not None and (table.is_file() or own.table != DEFAULT_TABLE):
-        records = _from_table(table, own.columns, f"{chosen.path}/{own.table}", root)
+    if own.sets and chosen is settings:
+        sets = [_open_set(settings, name, root) for name, one in own.sets.items() if one.role == role]
     else:
-        records = _from_folders(root, parameter, chosen.path, own.table)
-    for name, usual in (("licence", own.licence), ("attribution", own.attribution)):
+        sets = [_Set("", root, chosen.path, parameter, own.table, own.columns, own.licence, own.attribution)]
+    records = pd.concat([_read_set(one, root, own.shared_ids) for one in sets], ignore_index=True)
+    limit = settings.limit if role == "pool" else settings.external.limit
+    rows, bad = admit(records, Place(root, chosen.name, limit), role, folder, settings.labels, settings.seed)
+    for one in sets:
+        if one.name and not rows["source"].eq(one.name).any() and not (limit and len(rows) >= limit):
+            reasons = bad.loc[bad["source"] == one.name, "reason"].value_counts().sort_index()
+            why = ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "it is empty"
+            raise UserError(f"{one.parameter}: no image of {one.shown} can be used ({why}).")
+    return rows, bad
+
+
+def has_external(settings: Acquire) -> bool:
+    """Whether the external test lies in a set of the pool's folder."""
+    return settings.source == "folder" and any(one.role == "external" for one in settings.folder.sets.values())
+
+
+def _open_set(settings: Acquire, name: str, root: Path) -> _Set:
+    own, one = settings.folder, settings.folder.sets[name]
+    shown, parameter = f"{settings.path}/{one.path or name}", f"acquire.folder.sets.{name}"
+    place = open_folder(root / (one.path or name), parameter)
+    if not place.is_relative_to(root):
+        raise UserError(f"{parameter}: {shown} leads out of {settings.path}; its images must lie below it.")
+
+    def given(value: Any, usual: Any) -> Any:
+        return usual if value is None else value
+
+    return _Set(
+        name, place, shown, parameter, given(one.table, own.table), given(one.columns, own.columns),
+        given(one.licence, own.licence), given(one.attribution, own.attribution),
+    )  # fmt: skip
+
+
+def _read_set(one: _Set, root: Path, shared_ids: bool) -> pd.DataFrame:
+    table = one.root / one.table if one.table else None
+    if table is not None and not table.resolve().is_relative_to(one.root):
+        raise UserError(f"{one.parameter}: the table {one.table} lies outside {one.shown}.")
+    if table is not None and (table.is_file() or one.table != DEFAULT_TABLE):
+        records = _from_table(table, one.columns, f"{one.shown}/{one.table}", one.root)
+    else:
+        records = _from_folders(one.root, one.parameter, one.shown, one.table)
+    for name, usual in (("licence", one.licence), ("attribution", one.attribution)):
         given = records[name] if name in records else records["image_id"].map(lambda _: "")
         records[name] = given.fillna("").replace("", usual)
-    return admit(records, root, Place(root, chosen.name, chosen.limit), role, folder, settings.labels, settings.seed)
+    records["source"] = one.name
+    records["within"] = one.root.relative_to(root).as_posix()
+    if one.name and not shared_ids:
+        # Patient 12 of one clinic is not patient 12 of another.
+        for name in ("image_id", "lesion_id", "patient_id"):
+            if name in records:
+                text = records[name].fillna("")
+                records[name] = (f"{one.name}:" + text).where(text != "", "")
+    return records
 
 
 def _from_table(table: Path, mapping: dict[str, str], name: str, root: Path) -> pd.DataFrame:
@@ -80,7 +145,7 @@ def _from_table(table: Path, mapping: dict[str, str], name: str, root: Path) -> 
         records = records.rename(columns={"path": "file"})
         records["file"] = records["file"].str.replace("\\", "/", regex=False)
     else:
-        tables.locate(records, find_images(root), root)
+        tables.locate(records, find_images(root))
     nameless = records["image_id"] == ""
     if nameless.any():
         records.loc[nameless, ["reason", "detail"]] = ["missing_id", "the row names no image"]
@@ -91,13 +156,13 @@ def _from_table(table: Path, mapping: dict[str, str], name: str, root: Path) -> 
 def _from_folders(root: Path, parameter: str, shown: str, table: str) -> pd.DataFrame:
     import pandas as pd
 
-    files = sorted(path.relative_to(root) for same in find_images(root).values() for path in same)
+    files = sorted(Path(found.file) for same in find_images(root).values() for found in same)
     sorted_in = [path for path in files if len(path.parts) > 1]
     if not sorted_in:
         loose = f"; {len(files)} images lie loose in it" if files else ""
         raise UserError(
             f"{parameter}: {shown} has neither the table {table or '(none named)'} nor sub-folders of images "
-            f"named by class{loose}. See acquire.folder."
+            f"named by class{loose}. See docs/data.md."
         )
     return pd.DataFrame(
         {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from derm_t2im.errors import UserError
 from derm_t2im.sources import tables
-from derm_t2im.sources.intake import Place, Role, admit, find_images, open_folder
+from derm_t2im.sources.intake import Found, Place, Role, admit, find_images, open_folder
 from derm_t2im.sources.labels import HAM10000
 
 if TYPE_CHECKING:
@@ -25,14 +25,16 @@ ATTRIBUTION_ISIC = "ISIC 2018 Task 3, Codella et al. 2019, arXiv:1902.03368; Tsc
 
 
 def collect(settings: Acquire, role: Role, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a HAM10000 or ISIC 2018 Task 3 folder; images may lie anywhere below it.
+    """Read a HAM10000 or ISIC 2018 Task 3 folder; images may lie anywhere below it, also in zips.
 
     Returns:
         The manifest's rows and the quarantine, see :func:`derm_t2im.sources.intake.admit`.
 
     Raises:
-        UserError: if the folder or its table is missing, or the table has other columns.
+        UserError: if the folder or its table is missing, the table has other columns, or a zip is broken.
     """
+    import pandas as pd
+
     chosen = settings if role == "pool" else settings.external
     parameter = "acquire.path" if role == "pool" else "acquire.external.path"
     root = open_folder(Path(chosen.path), parameter)
@@ -41,15 +43,27 @@ def collect(settings: Acquire, role: Role, folder: Path) -> tuple[pd.DataFrame, 
     name = f"{chosen.path}/{table.relative_to(root)}"
     records = _one_hot(frame, name) if table.stem.endswith("_GroundTruth") else _metadata(frame, name)
     records["licence"] = LICENCE
-    tables.locate(records, find_images(root), root)
+    found = find_images(root, zips=True)
+    tables.locate(records, found)
     return admit(
-        tables.with_malformed(records, malformed),
-        root,
+        pd.concat([tables.with_malformed(records, malformed), _suspicious(found, records)], ignore_index=True),
         Place(root, chosen.name, chosen.limit),
         role,
         folder,
         settings.labels,
         settings.seed,
+    )
+
+
+def _suspicious(found: dict[str, list[Found]], records: pd.DataFrame) -> pd.DataFrame:
+    """Entries of zips that must not be read and that no row of the table asks for: named all the same."""
+    import pandas as pd
+
+    asked = set(records["file"])
+    refused = [one for same in found.values() for one in same if one.reason and one.file not in asked]
+    return pd.DataFrame(
+        [(f"{one.archive}: {one.file}", one.file, one.archive, one.reason, one.detail) for one in refused],
+        columns=["image_id", "file", "archive", "reason", "detail"],
     )
 
 

@@ -18,6 +18,9 @@ Scheme = Literal["binary", "ham10000", "as_is"]
 #: The diagnoses of HAM10000 and of the ISIC 2018 ground truth.
 HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
+#: First level of the ISIC Archive's hierarchy of diagnoses; only a path that starts here is read as one.
+ISIC_TOP = ("benign", "indeterminate", "malignant")
+
 _TABLE = Path(__file__).with_name("labels.csv")
 
 
@@ -40,10 +43,16 @@ def table() -> tuple[int, dict[str, dict[str, str]]]:
 def label_of(diagnosis: str, scheme: Scheme) -> str | None:
     """The class of a diagnosis; None where the table has none.
 
+    A path of the ISIC Archive, from the general to the special (``Benign:...:Nevus:Nevus, Spitz``), has the
+    class of the most special of its parts that the table knows, even where that is no class.
+
     Args:
         diagnosis: As the source writes it.
         scheme: ``binary``, ``ham10000`` (seven classes), or ``as_is``: the diagnosis itself, unchecked.
     """
     if scheme == "as_is":
         return diagnosis.strip() or None
-    return table()[1].get(normal(diagnosis), {}).get(scheme) or None
+    rows = table()[1]
+    parts = [normal(part) for part in diagnosis.split(":")]
+    known = parts[::-1] if parts[0] in ISIC_TOP else [normal(diagnosis)]
+    return next((rows[part][scheme] for part in known if part in rows), None) or None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from derm_t2im.errors import UserError
+from derm_t2im.sources.intake import Found
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,18 +88,23 @@ def need(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
         )
 
 
-def locate(records: pd.DataFrame, files: dict[str, list[Path]], root: Path) -> None:
-    """Fill the column ``file`` by ``image_id``: relative path of the image that bears that name.
+def locate(records: pd.DataFrame, files: dict[str, list[Found]]) -> None:
+    """Fill the columns ``file`` and ``archive`` by ``image_id``: the one image that bears that name.
 
-    An id that no file or more than one bears is refused (``missing_file``, ``ambiguous_file``).
+    An id that no file or more than one bears is refused (``missing_file``, ``ambiguous_file``), and so
+    is one whose file was refused where it was found.
     """
-    paths, reasons, details = [], [], []
+    places: list[Found] = []
     for image_id in records["image_id"]:
         found = files.get(image_id) or files.get(Path(image_id).stem, [])
-        paths.append(found[0].relative_to(root).as_posix() if len(found) == 1 else "")
-        reasons.append("" if len(found) == 1 else "ambiguous_file" if found else "missing_file")
-        details.append("" if len(found) == 1 else f"{len(found) or 'no'} image files are called {image_id}")
-    records["file"], records["reason"], records["detail"] = paths, reasons, details
+        found = [one for one in found if not one.reason] or found
+        if len(found) == 1:
+            places.append(found[0])
+        else:
+            reason = "ambiguous_file" if found else "missing_file"
+            places.append(Found("", "", reason, f"{len(found) or 'no'} image files are called {image_id}"))
+    for column in ("file", "archive", "reason", "detail"):
+        records[column] = [getattr(place, column) for place in places]
 
 
 def with_malformed(records: pd.DataFrame, malformed: list[str]) -> pd.DataFrame:

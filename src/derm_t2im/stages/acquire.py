@@ -20,13 +20,21 @@ _PATHS = ("path", "mask_path", "hair_path", "clean_path")
 
 def run() -> None:
     """Collect both roles, write images, manifest, quarantine and ``metrics/data.json``."""
-    from derm_t2im import sources
+    from derm_t2im.sources.intake import no_room
 
     settings = load("acquire", Acquire)
     work = state.work_folder("acquire", state.fingerprint(settings))
     folder = work / paths.RAW.name
     shutil.rmtree(folder, ignore_errors=True)  # copying is quick: half of it is not worth keeping
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+        _collect(settings, work, folder)
+    except OSError as error:
+        raise no_room(error, work) or error from None
+
+
+def _collect(settings: Acquire, work: Path, folder: Path) -> None:
+    from derm_t2im import sources
 
     rows, refused = {}, {}
     rows["pool"], refused["pool"] = sources.collect(settings, "pool", folder)
@@ -48,8 +56,20 @@ def run() -> None:
     manifest.write(bad, folder / paths.RAW_QUARANTINE.name)
     state.move_into_place(folder, paths.RAW)
     state.write_json(paths.DATA_METRICS, _metrics(table, bad, settings))
+    sources.finished(settings)
     state.discard(work)
-    say(f"acquire: {len(table)} images ({len(bad)} in quarantine) -> {paths.RAW}")
+    say(f"acquire: {len(table)} images, {_told(bad)} -> {paths.RAW}")
+
+
+def _told(bad: pd.DataFrame) -> str:
+    """How many images are in quarantine and why, with the diagnoses that no class is known for."""
+    if not len(bad):
+        return "none in quarantine"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in quarantine.tally(bad["reason"]).items())
+    unmapped = bad[bad["reason"] == "unmapped_label"]
+    names = list(quarantine.tally(unmapped["dx"].fillna("").replace("", "(none)"))) if "dx" in unmapped else []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(bad)} in quarantine ({reasons}{f'; no class for: {shown}' if names else ''})"
 
 
 def _join(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -96,9 +116,14 @@ def _metrics(table: pd.DataFrame, bad: pd.DataFrame, settings: Acquire) -> dict[
         role: part(table[table["role"] == role], bad[bad["role"] == role] if "role" in bad else bad)
         for role in ("pool", "external")
     }
+    names = sorted({*table["source"].dropna(), *(bad["source"].dropna() if "source" in bad else ())})
     return {
         **part(table, bad),
         "roles": roles,
+        "sources": {
+            name: part(table[table["source"] == name], bad[bad["source"] == name] if "source" in bad else bad)
+            for name in names
+        },
         "licences": quarantine.tally(table["licence"]) if "licence" in table else {},
         "unmapped": quarantine.tally(unmapped["dx"]) if "dx" in unmapped else {},
         "labels_version": labels.table()[0],

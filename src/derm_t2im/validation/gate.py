@@ -6,9 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from derm_t2im import state
+from derm_t2im.errors import UserError
+from derm_t2im.progress import say
+from derm_t2im.validation import expectations
 from derm_t2im.validation.rules import Outcome, Suite
 
 SHOWN = 4  # failures in a message of at most ten lines
+
+
+def hold(checked: Sequence[Suite], docs: Path, figures: Path) -> None:
+    """Run the suites; leave Data Docs in ``docs`` and numbers in ``figures``.
+
+    Raises:
+        UserError: where a critical expectation failed; docs and numbers are there by then.
+    """
+    work = state.work_folder(docs.name, state.fingerprint("docs"))
+    state.discard(work)
+    outcomes = expectations.run(checked, work)
+    found = metrics(outcomes, checked)
+    # Before the gate shuts: whoever it stops wants to read why.
+    state.move_into_place(work, docs)
+    state.write_json(figures, found)
+    say(
+        f"{docs.name}: {found['passed']} of {found['expectations']} expectations hold, {found['critical_failures']} "
+        f"critical failures, {found['warnings']} warnings, {docs / 'index.html'}"
+    )
+    stop = message(outcomes, docs)
+    if stop:
+        raise UserError(stop)
 
 
 def metrics(outcomes: Sequence[Outcome], suites: Sequence[Suite]) -> dict[str, Any]:
