@@ -108,7 +108,7 @@ def _choose(root: Path, shown: Path, table: str | None) -> Path | None:
 def _from_folders(root: Path, shown: Path) -> pd.DataFrame:
     import pandas as pd
 
-    files = sorted(file for same in intake.find_images(root).values() for file in same)
+    files = sorted(root / one.file for same in intake.find_images(root).values() for one in same)
     if not files:
         raise UserError(f"audit: {shown} holds no images (and no table); give the folder that holds them.")
     records = []
@@ -144,7 +144,7 @@ def _from_table(table: Path, root: Path, label: str | None) -> tuple[pd.DataFram
         records.loc[records["file"] == "", ["reason", "detail"]] = ["missing_file", "the row names no file"]
         _refuse_outside(records, base)
     else:
-        tables.locate(records, intake.find_images(root), root)
+        tables.locate(records, intake.find_images(root))
         records["file"] = [str(root / text) if text else "" for text in records["file"]]
         _refuse_outside(records, root)
     if not len(records):
