@@ -90,7 +90,10 @@ def summary(found: collect.Collection, measured: measure.Measured, looked_at: in
             "exact_images": sum(len(group) for group in again.exact),
             "near_pairs": len(again.near),
             "exact": [repeats.example(rows, "identical pixels", group) for group in again.exact[:MOST]],
-            "near": [repeats.example(rows, "near-duplicates", list(pair)) for pair in again.near[:MOST]],
+            "near": [
+                repeats.example(rows, repeats.likeness(r), list(pair))
+                for pair, r in zip(again.near[:MOST], again.correlation[:MOST], strict=True)
+            ],
         },
         **{
             name: {"n": len(some), "examples": [repeats.example(rows, what, at) for what, at in some[:MOST]]}

@@ -24,6 +24,7 @@ class Repeats:
     Attributes:
         exact: Groups of images with identical pixels.
         near: Pairs of near-duplicates, positions, first < second; of identical images only the first counts.
+        correlation: Of each such pair's details: the lower, the more it needs a look.
         contradictions: Pictures, or lesions, under two labels.
         leaks: Pictures, lesions or patients in two splits.
         copies: Synthetic images that show a real one.
@@ -31,16 +32,18 @@ class Repeats:
 
     exact: list[list[int]] = field(default_factory=list)
     near: list[tuple[int, int]] = field(default_factory=list)
+    correlation: list[float] = field(default_factory=list)
     contradictions: list[tuple[str, list[int]]] = field(default_factory=list)
     leaks: list[tuple[str, list[int]]] = field(default_factory=list)
     copies: list[tuple[str, list[int]]] = field(default_factory=list)
 
 
-def near_duplicates(grey: np.ndarray, thumbs: np.ndarray, hashes: list[str]) -> np.ndarray:
-    """Near-duplicates among n images by the pipeline's own search, positions as int (m, 2), first < second."""
+def near_duplicates(grey: np.ndarray, thumbs: np.ndarray, hashes: list[str]) -> list[tuple[int, int, float]]:
+    """Near-duplicates among n images by the pipeline's own search: (first, second, correlation), first < second."""
     from derm_t2im import duplicates
 
-    return duplicates.compare(duplicates.Copies(grey, thumbs, hashes)).at
+    found = duplicates.compare(duplicates.Copies(grey, thumbs, hashes))
+    return [(int(a), int(b), float(r)) for (a, b), r in zip(found.at, found.correlation, strict=True)]
 
 
 def find(measured: Measured) -> Repeats:
@@ -52,11 +55,12 @@ def find(measured: Measured) -> Repeats:
     first = np.array(sorted(min(group) for group in groups), dtype=np.int64)
     hashes = rows["phash"].iloc[first].tolist()
     pairs = near_duplicates(measured.grey[first], measured.thumbs[first], hashes)
-    found.near = sorted((int(first[a]), int(first[b])) for a, b in pairs)
+    found.near = [(int(first[a]), int(first[b])) for a, b, _ in pairs]
+    found.correlation = [r for _, _, r in pairs]
     same = {min(group): sorted(group) for group in groups}
 
     pictures = [("identical pixels", group) for group in found.exact]
-    near = [("near-duplicates", (same[a], same[b])) for a, b in found.near]
+    near = [(likeness(r), (same[a], same[b])) for (a, b), r in zip(found.near, found.correlation, strict=True)]
     for column, finds in (("label", found.contradictions), ("split", found.leaks), ("kind", found.copies)):
         values = _values(rows, column)
         finds += [(what, apart) for what, group in pictures if (apart := _apart(group, values))]
@@ -65,6 +69,11 @@ def find(measured: Measured) -> Repeats:
     for name in ("lesion_id", "patient_id"):
         found.leaks += list(_torn(rows, name, "split"))
     return found
+
+
+def likeness(correlation: float) -> str:
+    """What a pair of near-duplicates is called."""
+    return f"near-duplicates, correlation {correlation:.2f}"
 
 
 def groups(rows: pd.DataFrame, found: Repeats) -> np.ndarray:

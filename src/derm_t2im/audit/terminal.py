@@ -45,14 +45,14 @@ def details(found: Mapping[str, Any]) -> Iterator[str]:
     """A line for every find and every unusable image."""
     same = found["duplicates"]
     for what, finds in (
-        ("identical", same["exact"]),
-        ("near-duplicates", same["near"]),
+        ("repeat", same["exact"]),
+        ("repeat", same["near"]),
         ("CONTRADICTION", found["contradictions"]["examples"]),
         ("LEAK", found["leaks"]["examples"]),
-        ("copies", found["copies"]["examples"]),
+        ("copy", found["copies"]["examples"]),
     ):
         for find in finds:
-            yield f"{what}: {' = '.join(image['file'] for image in find['images'])}"
+            yield f"{what}: {find['what']}: {' = '.join(image['file'] for image in find['images'])}"
     for one in found["unusable"]["examples"]:
         yield f"not usable: {one['image_id']}: {one['reason']}, {one['detail']}"
 
