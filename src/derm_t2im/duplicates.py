@@ -182,10 +182,11 @@ def _from_sketches(colour: np.ndarray) -> np.ndarray:
 def _agreements(grey: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """:func:`alignment.agreement` of each candidate, float32 (n,)."""
 
+    named = np.unique(candidates[:, :2]).tolist()
+    small = dict(zip(named, _threaded(alignment.halved, (grey[at] for at in named)), strict=True))
+
     def some(rows: np.ndarray) -> list[float]:
-        ready: dict[int, alignment.Copy] = {}
-        for at in np.unique(rows[:, :2]).tolist():
-            ready[at] = alignment.prepare(grey[at])
+        ready = {at: alignment.Copy(grey[at], small[at]) for at in np.unique(rows[:, :2]).tolist()}
         return [
             alignment.agreement(ready[first], ready[second], sketch.WINDOWS[window], orientation)
             for first, second, window, orientation in rows.tolist()

@@ -7,7 +7,7 @@ rim of a dermatoscope's dark field of view is the same in every photo of a devic
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 
@@ -23,24 +23,42 @@ _FAINT = 0.02  # least mean square of evened detail: half a grey level, above th
 _STRETCH = 1.8  # most that an alignment may enlarge or shrink
 
 
-class Copy(NamedTuple):
-    """A grey copy made ready: coarse and fine detail, and where it may be compared; float32 and bool."""
+class Copy:
+    """A grey copy, uint8 (64, 64); what :func:`agreement` needs of it is made when first asked for."""
 
-    grey: np.ndarray  # (64, 64)
-    coarse: np.ndarray  # (64, 64) what a blur of 4 pixels takes away
-    small: np.ndarray  # (32, 32) the same, half the size
-    even: np.ndarray  # (64, 64) evened detail, for the alignment
-    seen: np.ndarray  # (64, 64) within the field of view
+    def __init__(self, grey: np.ndarray, small: np.ndarray | None = None) -> None:
+        """Keep the copy, and its :func:`halved` detail where that is known."""
+        self.pixels = grey
+        self.grey = grey.astype(np.float32)
+        self.small = halved(grey) if small is None else small
+
+    @cached_property
+    def coarse(self) -> np.ndarray:
+        """What a blur of four pixels takes away, float32 (64, 64)."""
+        return _coarse(self.grey)
+
+    @cached_property
+    def even(self) -> np.ndarray:
+        """Evened detail for the alignment, float32 (64, 64)."""
+        return _evened(self.grey, 3.0)
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """Where it may be compared, bool (64, 64)."""
+        return _field(self.pixels)
 
 
-def prepare(grey: np.ndarray) -> Copy:
-    """Make a uint8 (64, 64) copy ready for :func:`agreement`."""
+def halved(grey: np.ndarray) -> np.ndarray:
+    """Coarse detail of a uint8 (64, 64) copy at half its size, float32 (32, 32)."""
     import cv2
 
-    values = grey.astype(np.float32)
-    coarse = values - cv2.GaussianBlur(values, (0, 0), 4.0)
-    small = cv2.resize(coarse, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
-    return Copy(values, coarse, small, _evened(values, 3.0), _field(grey))
+    return cv2.resize(_coarse(grey.astype(np.float32)), (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+
+
+def _coarse(grey: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return grey - cv2.GaussianBlur(grey, (0, 0), 4.0)
 
 
 def _evened(grey: np.ndarray, sigma: float) -> np.ndarray:
@@ -52,19 +70,14 @@ def _evened(grey: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _field(grey: np.ndarray) -> np.ndarray:
-    """Without the dark region that touches the border, and four pixels around it; bool (64, 64).
-
-    Nor the outermost three pixels, where a blur has but one side to look at.
-    """
+    """Without the dark region that touches the border, and four pixels around it; bool (64, 64)."""
     import cv2
 
     dark = (grey < _DARK).astype(np.uint8)
     labels = cv2.connectedComponents(dark)[1]
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     outside = np.isin(labels, border[border > 0]).astype(np.uint8)
-    seen = cv2.dilate(outside, np.ones((9, 9), np.uint8)) == 0
-    seen[:3] = seen[-3:] = seen[:, :3] = seen[:, -3:] = False
-    return seen
+    return cv2.dilate(outside, np.ones((9, 9), np.uint8)) == 0
 
 
 def agreement(
