@@ -171,6 +171,8 @@ def _from_sketches(colour: np.ndarray) -> np.ndarray:
             good = best >= _ALIKE
             rows.append(np.stack([mine, other, np.full(len(mine), window), orientation], axis=1)[good])
             values.append(best[good])
+    if not rows:
+        return np.zeros((0, 4), np.int64)
     found, value = np.concatenate(rows), np.concatenate(values)
     pair = np.sort(found[:, :2], axis=1)
     order = np.lexsort((-value, pair[:, 1], pair[:, 0]))

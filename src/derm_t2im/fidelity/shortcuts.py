@@ -58,13 +58,21 @@ def _model(width: int, rows: int):
     return make_pipeline(*steps, LogisticRegression(C=1.0, max_iter=2000))
 
 
-def _within(values: np.ndarray, codes: np.ndarray, seed: int) -> np.ndarray:
-    """Scores of each row by a model that has not seen it."""
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+def out_of_fold(values: np.ndarray, codes: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Scores (n, k) of each row by a model that has seen neither it nor, where given, any other of its group.
 
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
-    rows = len(values) - -(-len(values) // FOLDS)
-    return cross_val_predict(_model(values.shape[1], rows), values, codes, cv=folds, method="predict_proba")
+    Args:
+        values: What the model sees, (n, d).
+        codes: Class numbers (n,), 0..k-1, each at least :data:`FOLDS` times.
+        seed: Of the folds.
+        groups: Numbers (n,); each class must be in at least :data:`FOLDS` of them.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = list(kind(FOLDS, shuffle=True, random_state=seed % 2**32).split(values, codes, groups))
+    model = _model(values.shape[1], min(len(train) for train, _ in folds))
+    return cross_val_predict(model, values, codes, cv=folds, method="predict_proba")
 
 
 def _matched(real: np.ndarray, synthetic: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -122,8 +130,8 @@ def shortcuts(
         fitted_real = _model(x_real.shape[1], len(x_real)).fit(x_real, y_real)
         fitted_synthetic = _model(x_synthetic.shape[1], len(x_synthetic)).fit(x_synthetic, y_synthetic)
         scored = {
-            "auc_real": (y_real, _within(x_real, y_real, seed)),
-            "auc_synthetic": (y_synthetic, _within(x_synthetic, y_synthetic, seed)),
+            "auc_real": (y_real, out_of_fold(x_real, y_real, seed)),
+            "auc_synthetic": (y_synthetic, out_of_fold(x_synthetic, y_synthetic, seed)),
             "auc_synthetic_to_real": (y_real, fitted_synthetic.predict_proba(x_real)),
             "auc_real_to_synthetic": (y_synthetic, fitted_real.predict_proba(x_synthetic)),
         }

@@ -1,0 +1,1 @@
+"""What is wrong with a set of images, ours or a stranger's, before anything is trained on it."""
