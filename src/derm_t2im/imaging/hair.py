@@ -27,12 +27,16 @@ ACROSS = (0.04, 0.08)  # reach of the closings, shares of the image's side: fine
 RUNS = (0.03, 0.08)  # a hair runs straight for so much of the side everywhere, and somewhere
 STRONG, WEAK = 12.0, 8.0  # depth of a hair's straight part and of all of it, grey levels
 NOISE = 1.3  # ... and at least so many times the mean depth around it
+AMIDST = 26.0  # ... where deeper grooves count as so deep: near crossings, hair is what is around
 LIGHT = 1.4  # light hair has to stand out by so much more: glare is light too
 LONG, LONG_INSIDE = 0.12, 0.3  # least length, shares of the side; of what lies within the lesion
 THIN, THIN_INSIDE = 5.0, 10.0  # least length over width
 PLAIN = 30.0  # hair deeper than this, in grey levels, may be shorter in proportion ...
 LEAST = 0.35  # ... but not below this share of LONG
 CUT = 0.6  # hair that leaves the picture shows only part of its length
+STRAY, STRAY_THIN = 0.04, 2.5  # the same for what is left over beside longer hair
+ALIKE = 0.5  # ... and at least so deep as that, as a share of it
+CURL = 1.2  # a light line that covers so much more than its box's diagonal is a bubble's rim
 WIDE = 0.03  # no hair is wider, share of the side
 FLANK = 0.45  # a hair ends where its depth falls below this share
 MAX_SIDE = 1024  # larger images are shrunk to this before they are worked on (see `prepare`)
@@ -91,9 +95,8 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
     for strictness in (1.0, LIGHT):  # dark hair, then light
         if strictness == LIGHT:
             grey, full = cv2.bitwise_not(grey), cv2.bitwise_not(full)
-        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _box(_odd(max(ACROSS[0] * side, 5))))
-        # No line closes more than a square around it: too few deep pixels, and there is no hair to find.
-        if _count(cv2.subtract(closed, grey), strictness * STRONG) < LEAST * LONG * side:
+        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _box(_odd(ACROSS[0] * side, 5)))
+        if not _any_straight(cv2.subtract(closed, grey), side, strictness):
             continue
         depth, firm = _grooves(grey, side)
         parts = _Parts.of(depth, firm, strictness, taken)
@@ -133,15 +136,17 @@ def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
         narrow = (cv2.resize(hole * np.uint8(255), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0).view(np.uint8)
     sound = np.uint8(1) - narrow
     bare = cv2.bitwise_and(small, small, mask=sound)
-    side = min(narrow.shape)
-    at = np.flatnonzero(narrow)
-    colour, weight = np.zeros((len(at), 3), np.float32), np.full((len(at), 1), 1e-6, np.float32)
-    for share, importance in ((0.04, 1.0), (0.12, 1e-2), (1.0, 1e-5)):
-        size = (_odd(share * side),) * 2
-        colour += importance * _sum(bare, size).reshape(-1, 3)[at]
-        weight += importance * _sum(sound, size).reshape(-1, 1)[at]
     filled = small.copy()
-    filled.reshape(-1, 3)[at] = colour / weight + 0.5
+    colours, holes = filled.reshape(-1, 3), np.flatnonzero(narrow)
+    for share in (0.04, 0.12, 0.4, 2.0):
+        size = _odd(share * min(narrow.shape))
+        weight = _sum(sound, size).ravel()[holes]
+        known = weight >= 4
+        at = holes[known]
+        colours[at] = _sum(bare, size).reshape(-1, 3)[at] / weight[known, None].astype(np.float32) + 0.5
+        holes = holes[~known]
+        if not len(holes):
+            break
     if small is rgb:
         return filled
     out = rgb.copy()
@@ -225,7 +230,7 @@ class _Parts:
 
         # Texture has grooves everywhere, a hair has skin beside it.
         reach = _odd(0.08 * min(depth.shape))
-        texture = cv2.blur(depth, (reach, reach), borderType=cv2.BORDER_REFLECT)
+        texture = cv2.blur(cv2.min(depth, AMIDST), (reach, reach), borderType=cv2.BORDER_REFLECT)
         weak = cv2.compare(depth, cv2.max(cv2.multiply(texture, NOISE), strictness * WEAK), cv2.CMP_GT)
         weak[taken] = 0
         seeds = (firm > strictness * STRONG) & (weak > 0)
@@ -253,6 +258,8 @@ class _Parts:
 
 def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -> np.ndarray:
     """Which parts are long and elongated enough for hair; within the lesion, far longer. Bool (labels,)."""
+    import cv2
+
     left, top, width, height = parts.boxes.T
     rows, columns = parts.labels.shape
     cut = (left <= 1) | (top <= 1) | (left + width >= columns - 1) | (top + height >= rows - 1)
@@ -260,24 +267,41 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
     thinness = length / np.maximum(parts.width, 1)
     ease = np.where(cut, CUT, 1.0) * np.clip(strictness * PLAIN / np.maximum(parts.depth, 1), LEAST, 1)
     kept = parts.seeded & (length >= LONG * ease * side) & (thinness >= np.maximum(THIN * ease, 3.0))
-    doubtful = kept & ~((length >= LONG_INSIDE * side) & (thinness >= THIN_INSIDE))
-    if doubtful.any():
+    if strictness == LIGHT:
+        kept &= parts.area <= CURL * length * np.maximum(parts.width, 1)
+    safe = kept & (length >= LONG_INSIDE * side) & (thinness >= THIN_INSIDE)
+    if kept.any():
+        alike = parts.depth >= ALIKE * np.median(parts.depth[kept])
+        alike[0] = False
+        stray = np.where(cut, length >= 0.5 * STRAY * side, (length >= STRAY * side) & (thinness >= STRAY_THIN))
+        kept |= alike & stray
+        if safe.any():  # what hangs on a long hair belongs to it
+            beside = cv2.dilate(parts.image(safe), _box(_odd(WIDE * side)))
+            touched = np.bincount(parts.labels[beside > 0], minlength=len(kept)) > 0
+            safe |= kept & alike & touched
+    if (kept & ~safe).any():
         lesion = scene.lesion(parts.image(parts.seeded) > 0)
         inside = np.bincount(parts.labels[lesion], minlength=len(kept)) / parts.area
-        kept &= ~(doubtful & (inside > 0.5))
+        kept &= safe | (inside <= 0.5)
     return kept
 
 
-def _count(values: np.ndarray, above: float) -> int:
+def _any_straight(deep: np.ndarray, side: int, strictness: float) -> bool:
+    """Whether :func:`_grooves` can find a seed at all: no line closes more than a square around it."""
     import cv2
 
-    return cv2.countNonZero(cv2.compare(values, above, cv2.CMP_GT))
+    long = _odd(RUNS[1] * side, 5)
+    return any(
+        cv2.minMaxLoc(cv2.erode(deep, _line(long, angle)))[1] > strictness * STRONG for angle in range(ANGLES)
+    )
 
 
-def _sum(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _sum(values: np.ndarray, size: int) -> np.ndarray:
+    """Sums of 8-bit values over squares of ``size`` pixels."""
     import cv2
 
-    return cv2.boxFilter(values, cv2.CV_32F, size, normalize=False, borderType=cv2.BORDER_REFLECT)
+    kind = cv2.CV_16U if size * size * 255 < 1 << 16 else cv2.CV_32F
+    return cv2.boxFilter(values, kind, (size, size), normalize=False, borderType=cv2.BORDER_REFLECT)
 
 
 def _odd(length: float, least: int = 3) -> int:
