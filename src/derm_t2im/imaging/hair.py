@@ -26,19 +26,19 @@ ANGLES = 8
 ACROSS = (0.04, 0.08)  # reach of the closings, shares of the image's side: finer and coarser hair
 RUNS = (0.03, 0.08)  # a hair runs straight for so much of the side everywhere, and somewhere
 STRONG, WEAK = 12.0, 8.0  # depth of a hair's straight part and of all of it, grey levels
-NOISE = 1.3  # ... and at least so many times the mean depth around it
-AMIDST = 26.0  # ... where deeper grooves count as so deep: near crossings, hair is what is around
+NOISE = 1.6  # ... and at least so many times the mean depth around it
+AMIDST = 20.0  # ... where deeper grooves count as so deep: near crossings, hair is what is around
 LIGHT = 1.4  # light hair has to stand out by so much more: glare is light too
 LONG, LONG_INSIDE = 0.12, 0.3  # least length, shares of the side; of what lies within the lesion
 THIN, THIN_INSIDE = 5.0, 10.0  # least length over width
 PLAIN = 30.0  # hair deeper than this, in grey levels, may be shorter in proportion ...
-LEAST = 0.35  # ... but not below this share of LONG
+LEAST = 0.25  # ... but not below this share of LONG
 CUT = 0.6  # hair that leaves the picture shows only part of its length
 STRAY, STRAY_THIN = 0.04, 2.5  # the same for what is left over beside longer hair
 ALIKE = 0.5  # ... and at least so deep as that, as a share of it
 CURL = 1.2  # a light line that covers so much more than its box's diagonal is a bubble's rim
 WIDE = 0.03  # no hair is wider, share of the side
-FLANK = 0.45  # a hair ends where its depth falls below this share
+FLANK = 0.42  # a hair ends where its depth falls below this share
 MAX_SIDE = 1024  # larger images are shrunk to this before they are worked on (see `prepare`)
 
 
@@ -265,20 +265,27 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
     cut = (left <= 1) | (top <= 1) | (left + width >= columns - 1) | (top + height >= rows - 1)
     length = np.hypot(width, height)
     thinness = length / np.maximum(parts.width, 1)
-    ease = np.where(cut, CUT, 1.0) * np.clip(strictness * PLAIN / np.maximum(parts.depth, 1), LEAST, 1)
-    kept = parts.seeded & (length >= LONG * ease * side) & (thinness >= np.maximum(THIN * ease, 3.0))
+    # What runs along the edge of the picture is the archive's line around it.
+    margin, run = 0.02 * side, 0.03 * side
+    beside = (left + width <= margin) | (left >= columns - margin)
+    below = (top + height <= margin) | (top >= rows - margin)
+    possible = np.ones(len(length), dtype=bool)
+    possible[0] = False
     if strictness == LIGHT:
-        kept &= parts.area <= CURL * length * np.maximum(parts.width, 1)
+        possible &= (parts.area <= CURL * length * np.maximum(parts.width, 1)) | (length >= LONG_INSIDE * side)
+    ease = np.where(cut, CUT, 1.0) * np.clip(strictness * PLAIN / np.maximum(parts.depth, 1), LEAST, 1)
+    kept = possible & parts.seeded & (length >= LONG * ease * side) & (thinness >= np.maximum(THIN * ease, 3.0))
+    kept &= ~((beside & (height > run)) | (below & (width > run)))
     safe = kept & (length >= LONG_INSIDE * side) & (thinness >= THIN_INSIDE)
-    if kept.any():
-        alike = parts.depth >= ALIKE * np.median(parts.depth[kept])
-        alike[0] = False
-        stray = np.where(cut, length >= 0.5 * STRAY * side, (length >= STRAY * side) & (thinness >= STRAY_THIN))
-        kept |= alike & stray
+    plain = kept & (safe | (parts.depth >= strictness * PLAIN))
+    if plain.any():
+        likeness = parts.depth / np.median(parts.depth[plain])
+        alike = possible & (likeness >= ALIKE)
+        kept |= alike & np.where(cut, length >= 0.3 * STRAY * side, (length >= STRAY * side) & (thinness >= STRAY_THIN))
         if safe.any():  # what hangs on a long hair belongs to it
-            beside = cv2.dilate(parts.image(safe), _box(_odd(WIDE * side)))
-            touched = np.bincount(parts.labels[beside > 0], minlength=len(kept)) > 0
-            safe |= kept & alike & touched
+            around = cv2.dilate(parts.image(safe), _box(_odd(WIDE * side)))
+            touched = np.bincount(parts.labels[around > 0], minlength=len(kept)) > 0
+            safe |= kept & alike & (touched | ((likeness > 0.8) & (thinness >= THIN)))
     if (kept & ~safe).any():
         lesion = scene.lesion(parts.image(parts.seeded) > 0)
         inside = np.bincount(parts.labels[lesion], minlength=len(kept)) / parts.area
