@@ -31,12 +31,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str, Any]:
+def measure(
+    rgb: np.ndarray, hair_pixels: np.ndarray | None = None, bare: np.ndarray | None = None
+) -> dict[str, Any]:
     """All measured columns of the manifest but ``phash``, for one image.
 
     Args:
         rgb: uint8 (h, w, 3), sRGB whose colours nothing has changed.
         hair_pixels: bool (h, w); found here where not given.
+        bare: uint8 (h, w, 3), the image without hair; made here where not given.
 
     Returns:
         ``sharpness`` (0..1), ``exposure`` (mean lightness, 0..1), ``colour_cast`` (degrees),
@@ -46,7 +49,8 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str,
     """
     if hair_pixels is None:
         hair_pixels = hair.hair_mask(rgb)
-    bare = hair.fill(rgb, hair_pixels) if hair_pixels.any() else rgb
+    if bare is None:
+        bare = hair.fill(rgb, hair_pixels) if hair_pixels.any() else rgb
     mask = lesion.lesion_mask(bare)
     frame = lesion.black_frame(rgb)
     skin = tone.skin(bare, mask, hair_pixels | frame)
@@ -58,7 +62,8 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str,
         "colour_cast": colour_cast(bare, frame),
         "dark_corner": dark_corner(colour, skin),
         "ruler": ruler(bare),
-        "ink": ink(colour, skin),
+        # Hair removal takes thin strokes for hair.
+        "ink": ink(colour if bare is rgb else tone.lab(rgb), skin, frame),
         "gel_bubble": gel_bubble(bare),
         "hair_fraction": float(hair_pixels.mean()),
         **lesion.describe(mask),
@@ -104,14 +109,25 @@ def dark_corner(colour: np.ndarray, skin: np.ndarray) -> float:
     return float(np.mean([np.clip(1 - corner / typical, 0, 1) for corner in corners]))
 
 
-def ink(colour: np.ndarray, skin: np.ndarray) -> float:
-    """Pen marks: pixels far bluer or greener than the skin and saturated; 1 from 2 % of the image."""
-    typical = np.median(colour[skin], axis=0)
-    shift_a, shift_b = colour[..., 1] - typical[1], colour[..., 2] - typical[2]
-    chroma = np.hypot(colour[..., 1], colour[..., 2])
-    blue = (shift_b < -22) & (colour[..., 2] < -8)
-    green = (shift_a < -18) & (colour[..., 1] < -8)
-    return float(min(1.0, ((blue | green) & (chroma > 14)).mean() / 0.02))
+def ink(colour: np.ndarray, skin: np.ndarray, frame: np.ndarray) -> float:
+    """Pen marks: strokes that are violet or blue beside what is around them; 1 from 2 % of the image.
+
+    A stroke is narrow and less yellow than both its flanks and the skin, but hardly greener: a
+    blue-white veil is broad, and grey-blue. Colour patches laid beside a lesion are broad, too.
+
+    Args:
+        colour: L*a*b* float32 (h, w, 3) of the image with its hair.
+        skin: bool (h, w).
+        frame: bool (h, w), the black surround, which counts as no ink.
+    """
+    import cv2
+
+    colour = cv2.GaussianBlur(colour, (3, 3), 0)
+    red, yellow = (colour[..., k] - float(np.median(colour[..., k][skin])) for k in (1, 2))
+    reach = 2 * max(1, round(0.05 * min(skin.shape))) + 1
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    stroke = cv2.morphologyEx(np.ascontiguousarray(yellow), cv2.MORPH_BLACKHAT, around) > 8
+    return float(min(1.0, (stroke & (yellow < -8) & (red > -5) & ~frame).mean() / 0.02))
 
 
 def gel_bubble(rgb: np.ndarray) -> float:
