@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="side of the images that are read")
     parser.add_argument("--to", type=int, default=64, help="side of the images that are written")
     parser.add_argument("--distinct", type=int, default=500, help="phantoms to render; further images are copies")
+    parser.add_argument("--plain-at-most", type=int, default=1000, help="no plain loop over more images: it only waits")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
     parser.add_argument("--one", choices=("all", "hair", "plain"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -51,6 +52,8 @@ def main() -> None:
         for number in asked.sizes:
             for kind, title in (("all", "preprocess, everything"), ("hair", "hair and resize only"),
                                 ("plain", "plain OpenCV loop")):  # fmt: skip
+                if kind == "plain" and number > asked.plain_at_most:
+                    continue
                 wall, cpu, parent, everyone = measured(kind, folder, asked.to, number)
                 values = (number / wall, cpu / wall, parent, everyone)
                 print(f"{number:8d}  {title:28s}" + "".join(f"{v:18.1f}" for v in values), flush=True)

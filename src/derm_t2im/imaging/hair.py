@@ -39,6 +39,8 @@ ALIKE = 0.5  # ... and at least so deep as that, as a share of it
 CURL = 1.2  # a light line that covers so much more than its box's diagonal is a bubble's rim
 WIDE = 0.03  # no hair is wider, share of the side
 FLANK = 0.42  # a hair ends where its depth falls below this share
+NEAR = (0.04, 0.12, 0.4, 2.0)  # a hole is filled from squares of so much of the side, the first that will do
+RIM = 0.005  # its soft rim beyond that, share of the side
 MAX_SIDE = 1024  # larger images are shrunk to this before they are worked on (see `prepare`)
 
 
@@ -90,13 +92,16 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
     rim = max(1, round(0.008 * side))
     grey = cv2.copyMakeBorder(grey[rim:-rim, rim:-rim], rim, rim, rim, rim, cv2.BORDER_REPLICATE)
     scene = _Scene(small, lesion)
-    taken = black_frame(small)
+    frame = black_frame(small)
+    taken = frame.copy()
     found = np.zeros((height, width), np.uint8)
     for strictness in (1.0, LIGHT):  # dark hair, then light
         if strictness == LIGHT:
             grey, full = cv2.bitwise_not(grey), cv2.bitwise_not(full)
         closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _box(_odd(ACROSS[0] * side, 5)))
-        if not _any_straight(cv2.subtract(closed, grey), side, strictness):
+        deep = cv2.subtract(closed, grey)
+        deep[taken] = 0
+        if not _any_straight(deep, side, strictness):
             continue
         depth, firm = _grooves(grey, side)
         parts = _Parts.of(depth, firm, strictness, taken)
@@ -111,6 +116,14 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
         level = cv2.dilate(cv2.bitwise_and(depth, depth, mask=hairs), _disc(_odd(WIDE * side, 5)))
         level = cv2.max(cv2.multiply(level, FLANK), 4)
         near = cv2.dilate(cv2.morphologyEx(hairs, cv2.MORPH_CLOSE, _disc(_odd(1.5 * WIDE * side, 5))), _box(3))
+        typical = float(np.median(depth[hairs > 0]))
+        if typical > strictness * PLAIN:
+            # Ends of hair at the edge of the picture are too short to have a direction.
+            edge = np.ones_like(near)
+            edge[2 * rim : -2 * rim, 2 * rim : -2 * rim] = 0
+            edge[frame] = 0
+            level[(edge > near) & (level < 0.5 * typical)] = 0.5 * typical
+            near |= edge
         if small is not rgb:
             closed, level = (cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR) for x in (closed, level))
             near = cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -129,7 +142,7 @@ def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
 
     height, width = found.shape
     small = _shrunk(rgb)
-    rim = max(1, round(width / small.shape[1]))
+    rim = max(1, round(RIM * min(height, width)))
     hole = cv2.dilate(found.view(np.uint8), _disc(2 * rim + 1))
     narrow = hole
     if small is not rgb:
@@ -138,7 +151,7 @@ def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
     bare = cv2.bitwise_and(small, small, mask=sound)
     filled = small.copy()
     colours, holes = filled.reshape(-1, 3), np.flatnonzero(narrow)
-    for share in (0.04, 0.12, 0.4, 2.0):
+    for share in NEAR:
         size = _odd(share * min(narrow.shape))
         weight = _sum(sound, size).ravel()[holes]
         known = weight >= 4
@@ -274,7 +287,8 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
     if strictness == LIGHT:
         possible &= (parts.area <= CURL * length * np.maximum(parts.width, 1)) | (length >= LONG_INSIDE * side)
     ease = np.where(cut, CUT, 1.0) * np.clip(strictness * PLAIN / np.maximum(parts.depth, 1), LEAST, 1)
-    kept = possible & parts.seeded & (length >= LONG * ease * side) & (thinness >= np.maximum(THIN * ease, 3.0))
+    kept = possible & parts.seeded & (length >= LONG * ease * side)
+    kept &= thinness >= np.where(cut, np.maximum(THIN * ease, 3.0), THIN)
     kept &= ~((beside & (height > run)) | (below & (width > run)))
     safe = kept & (length >= LONG_INSIDE * side) & (thinness >= THIN_INSIDE)
     plain = kept & (safe | (parts.depth >= strictness * PLAIN))
@@ -294,7 +308,7 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
 
 
 def _any_straight(deep: np.ndarray, side: int, strictness: float) -> bool:
-    """Whether :func:`_grooves` can find a seed at all: no line closes more than a square around it."""
+    """Whether there may be a seed for :func:`_grooves`: no line closes more than a square around it."""
     import cv2
 
     long = _odd(RUNS[1] * side, 5)
