@@ -53,14 +53,26 @@ def on_phantoms(number: int, size: int) -> None:
     """Rows that phantoms answer."""
     phantoms = [phantom.render(STYLES[k % 3], "benchmark-artefacts", k, size=size) for k in range(number)]
     rows = pd.DataFrame([quality.measure(p.image) for p in phantoms])
-    for name, kind in (("ruler",) * 2, ("ink",) * 2, ("gel_bubble",) * 2, ("dark_corner",) * 2, ("hair_fraction", "hair")):
+    for name, kind in (
+        ("ruler",) * 2,
+        ("ink",) * 2,
+        ("gel_bubble",) * 2,
+        ("dark_corner",) * 2,
+        ("hair_fraction", "hair"),
+    ):
         there = np.array([kind in p.artefacts for p in phantoms])
         line(name, f"phantom has {kind} ({there.sum()} have)", "AUC", auc(rows[name].to_numpy(), there), number)
     for name, truth in (("lesion_area", "area"), ("lesion_count", "count"), ("ita", "ita")):
         known = np.array([getattr(p, truth) for p in phantoms], dtype=float)
         line(name, f"phantom's {truth}", "rank correlation", correlation(rows[name].to_numpy(float), known), number)
     known = np.array([p.hair.mean() for p in phantoms])
-    line("hair_fraction", "phantom's share of hair", "rank correlation", correlation(rows["hair_fraction"].to_numpy(), known), number)
+    line(
+        "hair_fraction",
+        "phantom's share of hair",
+        "rank correlation",
+        correlation(rows["hair_fraction"].to_numpy(), known),
+        number,
+    )
     line("ita", "phantom's ita, degrees off", "median", median(np.abs(rows["ita"] - [p.ita for p in phantoms])), number)
     overlap = np.array([iou(lesion.lesion_mask(p.clean), p.lesion) for p in phantoms])
     line("lesion mask", "phantom's lesion", "IoU", mean_and_interval(overlap, 3), number)
@@ -69,7 +81,9 @@ def on_phantoms(number: int, size: int) -> None:
         figure = correlation(rows[name].to_numpy(), truth[name].to_numpy())
         line(name, "the same of the phantom's mask", "rank correlation", figure, number)
     degraded(phantoms[: number // 3], size)
-    veiled = [phantom.render(phantom.CLINIC_A, "benchmark-veil", k, size=size, label="malignant") for k in range(number)]
+    veiled = [
+        phantom.render(phantom.CLINIC_A, "benchmark-veil", k, size=size, label="malignant") for k in range(number)
+    ]
     marked = sum(quality.measure(p.image)["ink"] > 0.5 for p in veiled)
     line("ink", "malignant phantoms without a pen, ink > 0.5", "share", share(marked, number), number)
 
@@ -77,14 +91,22 @@ def on_phantoms(number: int, size: int) -> None:
 def degraded(phantoms: list[phantom.Phantom], size: int) -> None:
     """Blur, light and colour changed by known amounts, within each image."""
     rng = np.random.default_rng(0)
-    columns: dict[str, tuple[list[float], list[float]]] = {"sharpness": ([], []), "exposure": ([], []), "colour_cast": ([], [])}
+    columns: dict[str, tuple[list[float], list[float]]] = {
+        "sharpness": ([], []),
+        "exposure": ([], []),
+        "colour_cast": ([], []),
+    }
     for p in phantoms:
         sigma, light, tint = rng.uniform(0.3, 0.03 * size), rng.uniform(0.5, 1.0), rng.uniform(0, 0.4)
         blurred = cv2.GaussianBlur(p.clean, (0, 0), sigma)
         darker = (p.clean * light).astype(np.uint8)
         warmer = (p.clean * np.array([1.0, 1.0 - tint / 2, 1.0 - tint])).astype(np.uint8)
         before = quality.measure(p.clean)
-        for name, known, image in (("sharpness", -sigma, blurred), ("exposure", light, darker), ("colour_cast", tint, warmer)):
+        for name, known, image in (
+            ("sharpness", -sigma, blurred),
+            ("exposure", light, darker),
+            ("colour_cast", tint, warmer),
+        ):
             columns[name][0].append(quality.measure(image)[name] - before[name])
             columns[name][1].append(known)
     truths = {"sharpness": "its change by a known blur", "exposure": "its change by a known dimming",
@@ -99,7 +121,13 @@ def against_people(root: Path) -> None:
     images = [io.read_rgb(next((root / "images").glob(f"{name}.*"))) for name in flags["image_id"]]
     rows = pd.DataFrame([quality.measure(rgb) for rgb in images])
     odd = np.arange(len(flags)) % 2 == 1
-    for name, flag in (("ruler",) * 2, ("ink",) * 2, ("dark_corner",) * 2, ("gel_bubble",) * 2, ("hair_fraction", "hair")):
+    for name, flag in (
+        ("ruler",) * 2,
+        ("ink",) * 2,
+        ("dark_corner",) * 2,
+        ("gel_bubble",) * 2,
+        ("hair_fraction", "hair"),
+    ):
         human, measured = flags[flag].to_numpy() > 0.5, rows[name].to_numpy()
         line(name, f"people saw {flag} ({human.sum()} have)", "AUC", auc(measured, human), len(flags))
         if name == "ink":

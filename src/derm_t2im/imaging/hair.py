@@ -312,9 +312,7 @@ def _any_straight(deep: np.ndarray, side: int, strictness: float) -> bool:
     import cv2
 
     long = _odd(RUNS[1] * side, 5)
-    return any(
-        cv2.minMaxLoc(cv2.erode(deep, _line(long, angle)))[1] > strictness * STRONG for angle in range(ANGLES)
-    )
+    return any(cv2.minMaxLoc(cv2.erode(deep, _line(long, angle)))[1] > strictness * STRONG for angle in range(ANGLES))
 
 
 def _sum(values: np.ndarray, size: int) -> np.ndarray:
