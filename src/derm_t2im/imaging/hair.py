@@ -114,7 +114,7 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
             continue
         # At crossings no direction stands out: gaps between parts of hair are hair if they are as deep.
         level = cv2.dilate(cv2.bitwise_and(depth, depth, mask=hairs), _disc(_odd(WIDE * side, 5)))
-        level = cv2.max(cv2.multiply(level, FLANK), 4)
+        level = np.maximum(cv2.convertScaleAbs(level, alpha=FLANK), np.uint8(4))
         near = cv2.dilate(cv2.morphologyEx(hairs, cv2.MORPH_CLOSE, _disc(_odd(1.5 * WIDE * side, 5))), _box(3))
         typical = float(np.median(depth[hairs > 0]))
         if typical > strictness * PLAIN:
@@ -123,7 +123,7 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
             edge[2 * rim : -2 * rim, 2 * rim : -2 * rim] = 0
             edge[frame] = 0
             level[(edge > near) & (level < 0.5 * typical)] = 0.5 * typical
-            near |= edge
+            near = np.maximum(near, edge)
         if small is not rgb:
             closed, level = (cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR) for x in (closed, level))
             near = cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -144,7 +144,7 @@ def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
     small = _shrunk(rgb)
     rim = max(1, round(RIM * min(height, width)))
     hole = cv2.dilate(found.view(np.uint8), _disc(2 * rim + 1))
-    narrow = hole
+    narrow = np.asarray(hole)
     if small is not rgb:
         narrow = (cv2.resize(hole * np.uint8(255), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0).view(np.uint8)
     sound = np.uint8(1) - narrow
@@ -217,9 +217,11 @@ class _Scene:
 
         if self._found is None:
             if self._given is None:
-                mask = lesion_mask(self._rgb, hair, working_side=64).view(np.uint8)  # its rough place is enough
+                # Its rough place is enough.
+                mask = np.asarray(lesion_mask(self._rgb, hair, working_side=64).view(np.uint8))
             else:
-                mask = cv2.resize(self._given.view(np.uint8), self._rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+                size = self._rgb.shape[1::-1]
+                mask = np.asarray(cv2.resize(self._given.view(np.uint8), size, interpolation=cv2.INTER_NEAREST))
             # A lesion's dark rim is its own: what lies along the edge counts as inside.
             self._found = cv2.dilate(mask, _disc(_odd(0.09 * min(mask.shape)))) > 0
         return self._found
@@ -243,8 +245,9 @@ class _Parts:
 
         # Texture has grooves everywhere, a hair has skin beside it.
         reach = _odd(0.08 * min(depth.shape))
-        texture = cv2.blur(cv2.min(depth, AMIDST), (reach, reach), borderType=cv2.BORDER_REFLECT)
-        weak = cv2.compare(depth, cv2.max(cv2.multiply(texture, NOISE), strictness * WEAK), cv2.CMP_GT)
+        texture = cv2.blur(np.minimum(depth, np.uint8(AMIDST)), (reach, reach), borderType=cv2.BORDER_REFLECT)
+        floor = np.maximum(cv2.convertScaleAbs(texture, alpha=NOISE), np.uint8(strictness * WEAK))
+        weak = cv2.compare(depth, floor, cv2.CMP_GT)
         weak[taken] = 0
         seeds = (firm > strictness * STRONG) & (weak > 0)
         if not seeds.any():
