@@ -47,7 +47,7 @@ def main() -> None:
         folder = Path(name)
         render(folder, asked.side, asked.distinct, max(asked.sizes))
         print(f"{asked.side} px -> {asked.to} px, {runtime.workers()} workers, phantoms of clinic B, hair on 30 %")
-        columns = ("images/s", "cores used", "peak MB, parent", "peak MB, all")
+        columns = ("images/s", "CPU ms per image", "cores got", "peak MB, parent", "peak MB, all")
         print(f"{'images':>8s}  {'what':28s}" + "".join(f"{c:>18s}" for c in columns))
         for number in asked.sizes:
             for kind, title in (("all", "preprocess, everything"), ("hair", "hair and resize only"),
@@ -55,7 +55,7 @@ def main() -> None:
                 if kind == "plain" and number > asked.plain_at_most:
                     continue
                 wall, cpu, parent, everyone = measured(kind, folder, asked.to, number)
-                values = (number / wall, cpu / wall, parent, everyone)
+                values = (number / wall, 1e3 * cpu / number, cpu / wall, parent, everyone)
                 print(f"{number:8d}  {title:28s}" + "".join(f"{v:18.1f}" for v in values), flush=True)
 
 

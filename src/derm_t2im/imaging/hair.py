@@ -37,6 +37,7 @@ CUT = 0.6  # hair that leaves the picture shows only part of its length
 STRAY, STRAY_THIN = 0.04, 2.5  # the same for what is left over beside longer hair
 ALIKE = 0.5  # ... and at least so deep as that, as a share of it
 CURL = 1.2  # a light line that covers so much more than its box's diagonal is a bubble's rim
+MESH = 0.95  # ... or, where it is shallow and within the lesion, its network
 WIDE = 0.03  # no hair is wider, share of the side
 FLANK = 0.42  # a hair ends where its depth falls below this share
 NEAR = (0.04, 0.12, 0.4, 2.0)  # a hole is filled from squares of so much of the side, the first that will do
@@ -281,6 +282,7 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
     cut = (left <= 1) | (top <= 1) | (left + width >= columns - 1) | (top + height >= rows - 1)
     length = np.hypot(width, height)
     thinness = length / np.maximum(parts.width, 1)
+    meshed = parts.area / np.maximum(length * np.maximum(parts.width, 1), 1)  # a straight line has less than 1
     # What runs along the edge of the picture is the archive's line around it.
     margin, run = 0.02 * side, 0.03 * side
     beside = (left + width <= margin) | (left >= columns - margin)
@@ -288,12 +290,13 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
     possible = np.ones(len(length), dtype=bool)
     possible[0] = False
     if strictness == LIGHT:
-        possible &= (parts.area <= CURL * length * np.maximum(parts.width, 1)) | (length >= LONG_INSIDE * side)
+        possible &= (meshed <= CURL) | (length >= LONG_INSIDE * side)
     ease = np.where(cut, CUT, 1.0) * np.clip(strictness * PLAIN / np.maximum(parts.depth, 1), LEAST, 1)
     kept = possible & parts.seeded & (length >= LONG * ease * side)
     kept &= thinness >= np.where(cut, np.maximum(THIN * ease, 3.0), THIN)
     kept &= ~((beside & (height > run)) | (below & (width > run)))
     safe = kept & (length >= LONG_INSIDE * side) & (thinness >= THIN_INSIDE)
+    safe &= (meshed <= MESH) | (parts.depth >= strictness * PLAIN)
     plain = kept & (safe | (parts.depth >= strictness * PLAIN))
     if plain.any():
         likeness = parts.depth / np.median(parts.depth[plain])
@@ -302,7 +305,7 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
         if safe.any():  # what hangs on a long hair belongs to it
             around = cv2.dilate(parts.image(safe), _box(_odd(WIDE * side)))
             touched = np.bincount(parts.labels[around > 0], minlength=len(kept)) > 0
-            safe |= kept & alike & (touched | ((likeness > 0.8) & (thinness >= THIN)))
+            safe |= kept & alike & (touched | ((likeness > 0.8) & (thinness >= THIN) & (meshed <= MESH)))
     if (kept & ~safe).any():
         lesion = scene.lesion(parts.image(parts.seeded) > 0)
         inside = np.bincount(parts.labels[lesion], minlength=len(kept)) / parts.area
