@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from derm_t2im.imaging import hair, io
 from derm_t2im.sources import phantom
@@ -24,29 +27,87 @@ def error(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
     return float(((a.astype(float) - b)[where] ** 2).mean())
 
 
-def test_hair_is_found_and_filled_better_than_left_alone() -> None:
-    found, left, removed = [], [], []
-    for p in rendered(256, 1.0, 15):
-        out, mask = hair.remove_hair(p.image, "directional")
-        found.append(dice(mask, p.hair))
-        left.append(error(p.image, p.clean, p.hair))
-        removed.append(error(out, p.clean, p.hair))
-    assert np.mean(found) > 0.55
-    assert np.median(removed) < 0.1 * np.median(left)
+@pytest.mark.parametrize("size", [256, 512])
+@pytest.mark.parametrize("style", [phantom.CLINIC_A, phantom.CLINIC_B], ids=lambda style: style.name)
+def test_hair_is_found_and_filled_better_than_by_the_snippet(style: phantom.Style, size: int) -> None:
+    figures: dict[str, list[tuple[float, float, float]]] = {"directional": [], "blackhat": []}
+    for k in range(20):
+        p = phantom.render(style, 21, k, size=size, hair=1.0)
+        if not p.hair.any():
+            continue
+        left = error(p.image, p.clean, p.hair)
+        for method, rows in figures.items():
+            out, mask = hair.remove_hair(p.image, method)  # type: ignore[arg-type]
+            removed = error(out, p.clean, p.hair)
+            rows.append((dice(mask, p.hair), removed / left, float(np.log(removed + 0.1))))
+    ours, snippet = (np.array(rows) for rows in figures.values())
+    assert len(ours) > 12
+    assert ours[:, 0].mean() > max(0.6, snippet[:, 0].mean() + 0.05)
+    assert np.median(ours[:, 1]) < 0.1
+    if size == 512:  # at 256 the snippet's wide mask fills nearly as well: the benchmark has many more images
+        assert ours[:, 2].mean() < snippet[:, 2].mean()
 
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_hairless_images_are_left_alone(size: int) -> None:
-    touched = [hair.hair_mask(p.image).mean() for p in rendered(size, 0.0, 16)]
-    assert np.mean(touched) < 0.005
-    common = [hair.remove_hair(p.image, "blackhat")[1].mean() for p in rendered(size, 0.0, 16)]
-    assert np.mean(touched) < 0.2 * np.mean(common)
+    images = [p.image for p in rendered(size, 0.0, 16)]
+    touched = [hair.hair_mask(image) for image in images]
+    assert np.mean([mask.mean() for mask in touched]) < 0.003
+    assert np.mean([mask.any() for mask in touched]) < 0.3
+    common = [hair.remove_hair(image, "blackhat")[1].mean() for image in images]
+    assert np.mean([mask.mean() for mask in touched]) < 0.2 * np.mean(common)
 
 
-def test_only_hair_pixels_change() -> None:
-    p = rendered(128, 1.0, 1)[0]
+@pytest.mark.parametrize("size", [64, 128, 400])
+def test_only_hair_and_its_soft_rim_change(size: int) -> None:
+    p = rendered(size, 1.0, 1)[0]
+    before = p.image.copy()
     out, mask = hair.remove_hair(p.image, "directional")
-    np.testing.assert_array_equal(out[~mask], p.image[~mask])
+    rim = 2 * max(1, round(hair.RIM * size)) + 1
+    beside = cv2.dilate(mask.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
+    assert mask.any() and (out[mask] != before[mask]).any()
+    np.testing.assert_array_equal(out[~beside], before[~beside])
+    np.testing.assert_array_equal(p.image, before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(32, 300),
+    width=st.integers(32, 300),
+    share=st.sampled_from([0, 0.1, 1]),
+)
+def test_a_fill_stays_within_the_colours_around(seed: int, height: int, width: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = sorted(rng.integers(0, 256, 2).tolist())
+    rgb = rng.integers(low, high + 1, (height, width, 3), dtype=np.uint8)
+    mask = rng.random((height, width)) < share
+    out = hair.fill(rgb, mask)
+    assert out.shape == rgb.shape and out.dtype == np.uint8
+    if not cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).all():
+        assert out.min() >= rgb.min() and out.max() <= rgb.max()
+
+
+def test_the_same_image_gives_the_same_bytes() -> None:
+    image = rendered(300, 1.0, 1)[0].image
+    first, again = hair.remove_hair(image), hair.remove_hair(image.copy())
+    assert first[0].tobytes() == again[0].tobytes() and first[1].tobytes() == again[1].tobytes()
+
+
+def test_a_network_within_the_lesion_is_kept_and_a_hair_across_it_is_not() -> None:
+    y, x = np.mgrid[:256, :256]
+    inside = np.hypot(x - 128, y - 128) < 70
+    rgb = np.full((256, 256, 3), (225, 185, 165), np.uint8)
+    rgb[inside] = (140, 95, 70)
+    network = inside & (((x + y) % 22 < 3) | ((x - y) % 22 < 3))
+    rgb[network] = (105, 65, 45)
+    rgb = cv2.GaussianBlur(rgb, (0, 0), 1.0)
+    assert hair.hair_mask(rgb).mean() < 0.005
+    cv2.line(rgb, (10, 60), (245, 190), (35, 25, 20), 3, cv2.LINE_AA)
+    mask = hair.hair_mask(rgb)
+    strand = cv2.line(np.zeros((256, 256), np.uint8), (10, 60), (245, 190), 1, 3) > 0
+    assert mask[strand].mean() > 0.85
+    assert mask[network & ~cv2.dilate(strand.astype(np.uint8), np.ones((13, 13), np.uint8)).astype(bool)].mean() < 0.02
 
 
 def test_none_changes_nothing() -> None:
@@ -88,4 +149,4 @@ def test_hair_fraction_agrees_with_people() -> None:
     ours = [hair.hair_mask(rgb).mean() for rgb in images]
     common = [hair.remove_hair(rgb, "blackhat")[1].mean() for rgb in images]
     human = flags["hair"] > 0.5
-    assert roc_auc_score(human, ours) > max(0.6, roc_auc_score(human, common))
+    assert roc_auc_score(human, ours) > max(0.65, roc_auc_score(human, common))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from derm_t2im import manifest
 from derm_t2im.imaging import hashing, quality
@@ -61,7 +64,26 @@ def test_ink_and_rulers_are_seen(picture: np.ndarray) -> None:
     for k in range(12):
         cv2.line(ruled, (8 + 9 * k, 121), (8 + 9 * k, 126), (30, 30, 30), 1)
     assert quality.measure(marked)["ink"] > 0.5 > 0.05 > quality.measure(picture)["ink"]
-    assert quality.ruler(ruled) == 1.0 and quality.ruler(picture) < 0.5
+    assert quality.ruler(ruled) > 0.5 > 0.2 > quality.ruler(picture)
+    assert quality.measure(ruled)["ruler"] == quality.ruler(ruled)
+
+
+def test_a_veil_and_a_colour_patch_are_no_ink(picture: np.ndarray) -> None:
+    y, x = np.ogrid[:128, :128]
+    veil = np.exp(-((x - 64) ** 2 + (y - 64) ** 2) / (2 * 14**2))[..., None]
+    veiled = (picture * (1 - 0.7 * veil) + np.array([110, 120, 150]) * 0.7 * veil).astype(np.uint8)
+    patched = picture.copy()
+    patched[np.broadcast_to(np.hypot(x - 128, y - 64) < 34, (128, 128))] = (60, 170, 180)
+    assert quality.measure(veiled)["ink"] < 0.2
+    assert quality.measure(patched)["ink"] < 0.2
+
+
+@pytest.mark.parametrize("kind", ["ruler", "ink", "dark_corner"])
+def test_artefacts_of_phantoms_are_told_apart(kind: str) -> None:
+    style = dataclasses.replace(phantom.CLINIC_A, ruler=0.5, ink=0.5, dark_corner=0.5)
+    phantoms = [phantom.render(style, 31, k, size=128) for k in range(60)]
+    there = [kind in p.artefacts for p in phantoms]
+    assert roc_auc_score(there, [quality.measure(p.image)[kind] for p in phantoms]) > 0.95
 
 
 @settings(max_examples=25, deadline=None)

@@ -176,6 +176,6 @@ def square(rgb: np.ndarray, size: int) -> np.ndarray:
 def file_name(image_id: str, suffix: str) -> str:
     """A safe file name for an image; different ids never share one, not even where case is ignored."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:100]
-    if safe != image_id or (image_id != image_id.lower() and image_id != image_id.upper()):
+    if safe != image_id or image_id != image_id.lower():
         safe += "-" + hashlib.sha256(image_id.encode()).hexdigest()[:8]
     return safe + suffix.lower()

@@ -89,6 +89,10 @@ def black_frame(rgb: np.ndarray) -> np.ndarray:
     if not corners:
         return np.zeros(dark.shape, dtype=bool)
     frame = np.isin(labels, list(corners)).astype(np.uint8)
+    # A dark hair that runs into the surround is none of it.
+    thin = 2 * max(1, round(min(dark.shape) * 0.02)) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thin, thin))
+    frame = np.minimum(frame, cv2.dilate(cv2.morphologyEx(frame, cv2.MORPH_OPEN, kernel), kernel))
     # Its soft rim is neither skin nor lesion.
     reach = 2 * max(1, round(min(dark.shape) * 0.02)) + 1
     return cv2.dilate(frame, np.ones((reach, reach), np.uint8)) > 0

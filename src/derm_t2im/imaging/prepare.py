@@ -38,12 +38,11 @@ def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Me
     # Far above the target there is no hair to lose, only time.
     crop = io.square(rgb, min(side, max(hair.MAX_SIDE, size)))
     found = hair.hair_mask(crop)
-    if method == "directional":
-        bare = hair.fill(crop, found) if found.any() else crop
-    else:
-        bare = hair.remove_hair(crop, method)[0]
-    small = io.square(bare, size)
-    measured = quality.measure(small, io.square(found, size))
+    original = io.square(crop, size)
+    # What is measured does not depend on what is removed.
+    bare = io.square(hair.fill(crop, found), size) if found.any() else original
+    small = bare if method == "directional" else io.square(hair.remove_hair(crop, method)[0], size)
+    measured = quality.measure(original, io.square(found, size), bare)
     measured["hair_fraction"] = float(found.mean())
     io.write_png(job.target, small)
     digest = hashlib.sha256(job.target.read_bytes()).hexdigest()

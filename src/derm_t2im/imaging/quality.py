@@ -31,12 +31,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str, Any]:
+def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None, bare: np.ndarray | None = None) -> dict[str, Any]:
     """All measured columns of the manifest but ``phash``, for one image.
 
     Args:
         rgb: uint8 (h, w, 3), sRGB whose colours nothing has changed.
         hair_pixels: bool (h, w); found here where not given.
+        bare: uint8 (h, w, 3), the image without hair; made here where not given.
 
     Returns:
         ``sharpness`` (0..1), ``exposure`` (mean lightness, 0..1), ``colour_cast`` (degrees),
@@ -46,7 +47,8 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str,
     """
     if hair_pixels is None:
         hair_pixels = hair.hair_mask(rgb)
-    bare = hair.fill(rgb, hair_pixels) if hair_pixels.any() else rgb
+    if bare is None:
+        bare = hair.fill(rgb, hair_pixels) if hair_pixels.any() else rgb
     mask = lesion.lesion_mask(bare)
     frame = lesion.black_frame(rgb)
     skin = tone.skin(bare, mask, hair_pixels | frame)
@@ -57,8 +59,9 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None) -> dict[str,
         "exposure": float(np.mean(colour[..., 0][~frame])) / 100 if not frame.all() else 0.0,
         "colour_cast": colour_cast(bare, frame),
         "dark_corner": dark_corner(colour, skin),
-        "ruler": ruler(bare),
-        "ink": ink(colour, skin),
+        # Before hair removal, which takes marks and thin strokes for hair.
+        "ruler": ruler(rgb),
+        "ink": ink(colour if bare is rgb else tone.lab(rgb), skin, frame),
         "gel_bubble": gel_bubble(bare),
         "hair_fraction": float(hair_pixels.mean()),
         **lesion.describe(mask),
@@ -104,14 +107,25 @@ def dark_corner(colour: np.ndarray, skin: np.ndarray) -> float:
     return float(np.mean([np.clip(1 - corner / typical, 0, 1) for corner in corners]))
 
 
-def ink(colour: np.ndarray, skin: np.ndarray) -> float:
-    """Pen marks: pixels far bluer or greener than the skin and saturated; 1 from 2 % of the image."""
-    typical = np.median(colour[skin], axis=0)
-    shift_a, shift_b = colour[..., 1] - typical[1], colour[..., 2] - typical[2]
-    chroma = np.hypot(colour[..., 1], colour[..., 2])
-    blue = (shift_b < -22) & (colour[..., 2] < -8)
-    green = (shift_a < -18) & (colour[..., 1] < -8)
-    return float(min(1.0, ((blue | green) & (chroma > 14)).mean() / 0.02))
+def ink(colour: np.ndarray, skin: np.ndarray, frame: np.ndarray) -> float:
+    """Pen marks: strokes that are violet or blue beside what is around them; 1 from 2 % of the image.
+
+    A stroke is narrow and less yellow than both its flanks and the skin, but hardly greener: a
+    blue-white veil is broad, and grey-blue. Colour patches laid beside a lesion are broad, too.
+
+    Args:
+        colour: L*a*b* float32 (h, w, 3) of the image with its hair.
+        skin: bool (h, w).
+        frame: bool (h, w), the black surround, which counts as no ink.
+    """
+    import cv2
+
+    colour = cv2.GaussianBlur(colour, (3, 3), 0)
+    red, yellow = (colour[..., k] - float(np.median(colour[..., k][skin])) for k in (1, 2))
+    reach = 2 * max(1, round(0.05 * min(skin.shape))) + 1
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    stroke = cv2.morphologyEx(np.ascontiguousarray(yellow), cv2.MORPH_BLACKHAT, around) > 8
+    return float(min(1.0, (stroke & (yellow < -8) & (red > -5) & ~frame).mean() / 0.02))
 
 
 def gel_bubble(rgb: np.ndarray) -> float:
@@ -129,46 +143,33 @@ def gel_bubble(rgb: np.ndarray) -> float:
 
 
 def ruler(rgb: np.ndarray) -> float:
-    """A scale in the image: short parallel marks at even distances in a row; 1 from eight in a row."""
+    """A scale along a side of the image: marks at even distances, dark or light; 0 to 1.
+
+    Along each side, strips of the image are averaged across; a profile that repeats itself after one
+    and two steps, and not after one and a half, belongs to a scale.
+    """
     import cv2
 
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    side = min(grey.shape)
-    reach = 2 * max(2, round(0.015 * side)) + 1
-    hat = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((reach, reach), np.uint8))
-    marks = (hat > max(14.0, 4 * float(np.median(hat)))).astype(np.uint8)
-    _, labels, stats, centres = cv2.connectedComponentsWithStats(marks, connectivity=8)
-    length = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    fits = (length >= max(3, 0.02 * side)) & (length <= 0.16 * side) & (length**2 >= 4 * stats[:, cv2.CC_STAT_AREA])
-    fits[0] = False
-    chosen = np.flatnonzero(fits)[:400]
-    if len(chosen) < 4:
+    size = 256
+    grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA if min(grey.shape) > size else cv2.INTER_LINEAR)
+    depths = []
+    for side in range(4):
+        margin = np.ascontiguousarray(np.rot90(grey, side)[:36])
+        for dark in (margin, cv2.bitwise_not(margin)):
+            depths.append(cv2.morphologyEx(dark, cv2.MORPH_BLACKHAT, np.ones((1, 9), np.uint8)))
+    strips = cv2.blur(np.concatenate(depths, axis=1), (1, 6))[4:32:4].reshape(-1, len(depths), size)
+    profiles = strips.reshape(-1, size).astype(np.float32)
+    # The strongest sixteenth of a profile are its marks: too faint, and there are none.
+    strength = np.clip((np.partition(profiles, -16, axis=1)[:, -16:].mean(axis=1) - 6) / 10, 0, 1)
+    if not strength.any():
         return 0.0
-    angles = np.empty(len(chosen))
-    for k, i in enumerate(chosen):
-        left, top, width, height = (int(v) for v in stats[i, :4])
-        m = cv2.moments((labels[top : top + height, left : left + width] == i).astype(np.uint8), binaryImage=True)
-        angles[k] = 0.5 * np.arctan2(2 * m["mu11"], m["mu20"] - m["mu02"])
-    return min(1.0, _in_a_row(centres[chosen], angles, side) / 8)
-
-
-def _in_a_row(centres: np.ndarray, angles: np.ndarray, side: int) -> int:
-    """Most marks of one direction that stand beside one another at even distances."""
-    best = 0
-    for angle in angles:
-        turned = np.abs((angles - angle + np.pi / 2) % np.pi - np.pi / 2) < np.radians(12)
-        if turned.sum() <= max(best, 3):
-            continue
-        along = np.array([np.cos(angle), np.sin(angle)])
-        across = np.array([-along[1], along[0]])
-        height, place = centres[turned] @ along, centres[turned] @ across
-        for middle in height:
-            row = np.sort(place[np.abs(height - middle) < 0.03 * side])
-            if len(row) <= max(best, 3):
-                continue
-            gaps = np.diff(row)
-            gaps = gaps[gaps > 0.01 * side]
-            if len(gaps) >= 3:
-                even = np.abs(gaps - np.median(gaps)) < 0.25 * np.median(gaps)
-                best = max(best, int(even.sum()) + 1)
-    return best
+    profiles, strength = np.minimum(profiles[strength > 0], 40), strength[strength > 0]
+    steps = np.arange(7, 23)  # a scale's division, of 256 pixels
+    waves = profiles - cv2.blur(profiles, (2 * steps[-1] + 1, 1))
+    power = np.abs(np.fft.rfft(waves, 2 * size, axis=1)) ** 2
+    alike = np.fft.irfft(power, axis=1)[:, : size // 2] / (1 - np.arange(size // 2) / size)
+    alike /= np.maximum(alike[:, :1], 1e-3)
+    once, between = alike[:, steps], np.maximum(alike[:, steps + steps // 2], 0)
+    repeats = np.minimum(once, alike[:, 2 * steps]) - between
+    return float(np.clip((repeats.max(axis=1) * strength).max() / 0.4, 0, 1))
