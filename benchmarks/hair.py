@@ -3,8 +3,8 @@
 python benchmarks/hair.py [--images 200] [--large 40] [--data FOLDER]
 
 The snippet is grey black-hat 9x9, threshold 10, Telea radius 6 (method `blackhat`). Phantoms are
-drawn from seeds that no threshold was chosen on; the flags of isic2017-hair-256 were looked at
-while the method was made, so their figures are a little kind to it.
+drawn from a seed that no rule was chosen on. All 200 images of isic2017-hair-256 were looked at, and
+their AUC watched, while rules were chosen: those figures are kind to the method, and not held out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from derm_t2im.imaging import hair, io
 from derm_t2im.sources import phantom
 
 METHODS = ("directional", "blackhat")
-SEED = "benchmark-hair"
+SEED = "benchmark-hair-final"  # an earlier seed was looked at while the rules were made
 
 
 def main() -> None:

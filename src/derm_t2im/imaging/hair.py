@@ -2,10 +2,10 @@
 
 ``directional``: a hair is narrow across and long along. A grey closing by a short line fills it
 where the line lies across it and leaves it where the line lies along it; the difference over angles
-answers to hairs and hardly to dots, globules and edges, which look the same from all sides. Two
-scales, dark and light hair, hysteresis, and a filter on length, depth and elongation follow;
-structure that lies within the lesion must be far longer to count as hair. All of this happens at
-:data:`WORKING_SIDE`; only the width of what was found is measured on the image itself.
+answers to hairs and hardly to dots, globules and edges, which look the same from all sides. Dark
+and light hair, hysteresis, and a filter on length, depth and elongation follow; structure that lies
+within the lesion must be far longer to count as hair. All of this happens at :data:`WORKING_SIDE`;
+only the width of what was found is measured on the image itself.
 
 ``blackhat``: the common snippet after DullRazor (Lee et al. 1997), kept to compare with: grey
 black-hat, a fixed threshold, Telea inpainting.
@@ -23,7 +23,7 @@ Method = Literal["none", "blackhat", "directional"]
 
 WORKING_SIDE = 256  # hair is looked for, and filled, at this size at most
 ANGLES = 8
-ACROSS = (0.04, 0.08)  # reach of the closings, shares of the image's side: finer and coarser hair
+ACROSS = 0.04  # reach of the closings, share of the image's side (two scales did no better: docs/imaging.md)
 RUNS = (0.03, 0.08)  # a hair runs straight for so much of the side everywhere, and somewhere
 STRONG, WEAK = 12.0, 8.0  # depth of a hair's straight part and of all of it, grey levels
 NOISE = 1.6  # ... and at least so many times the mean depth around it
@@ -99,7 +99,7 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
     for strictness in (1.0, LIGHT):  # dark hair, then light
         if strictness == LIGHT:
             grey, full = cv2.bitwise_not(grey), cv2.bitwise_not(full)
-        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _box(_odd(ACROSS[0] * side, 5)))
+        closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, _box(_odd(ACROSS * side, 5)))
         deep = cv2.subtract(closed, grey)
         deep[taken] = 0
         if not _any_straight(deep, side, strictness):
@@ -188,7 +188,7 @@ def _grooves(grey: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
     depth, firm = np.zeros_like(grey), np.zeros_like(grey)
     short, long = (_odd(run * side, 5) for run in RUNS)
-    closed = _closings(grey, _odd(ACROSS[0] * side, 5))
+    closed = _closings(grey, _odd(ACROSS * side, 5))
     for angle in range(ANGLES):
         groove = cv2.subtract(closed[(angle + ANGLES // 2) % ANGLES], closed[angle])
         groove = cv2.morphologyEx(groove, cv2.MORPH_OPEN, _line(short, angle))
