@@ -33,6 +33,7 @@ class Generate(Section):
     guidance: float = Field(7.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)
     guidance_rescale: float = Field(0.0, ge=0, le=1)
+    centred_noise: bool = True
     negative_prompt: str = ""
     attributes: Attributes = Attributes()
     batch: int = Field(32, ge=1)
