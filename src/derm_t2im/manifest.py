@@ -77,6 +77,8 @@ COLUMNS: dict[str, str] = {
     "sampler": "string",
     "steps": "int32",
     "guidance": "double",
+    "guidance_rescale": "double",
+    "centred_noise": "bool",  # the first noise had no mean
     "base_sha256": "string",
     "lora_sha256": "string",
     # what curation found

@@ -13,6 +13,8 @@ ROW = {
     "steps": 20,
     "sampler": "euler_a",
     "guidance": 7.0,
+    "guidance_rescale": 0.0,
+    "centred_noise": False,
     "seed": 12345,
     "base_sha256": "ab" * 32,
     "lora_sha256": "cd" * 32,
@@ -37,6 +39,11 @@ def test_settings_survive_in_the_web_uis_own_chunk(tmp_path: Path) -> None:
     assert found["prompt"] == ROW["prompt"]
     assert found["negative_prompt"] == "hair, ruler"
     assert (found["Steps"], found["Sampler"], found["CFG scale"], found["Seed"]) == ("20", "Euler a", "7", "12345")
+
+
+def test_what_the_web_ui_does_not_know_is_said() -> None:
+    found = png.parse(png.describe({**ROW, "guidance_rescale": 0.7, "centred_noise": True}, 64))
+    assert (found["CFG rescale"], found["Centred noise"], found["Version"]) == ("0.7", "True", "derm-t2im")
 
 
 @given(

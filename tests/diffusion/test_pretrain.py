@@ -31,6 +31,10 @@ def test_a_base_model_is_trained_saved_and_loads(collection: tuple[np.ndarray, l
         "vae/diffusion_pytorch_model.safetensors",
     }
     assert made == weights(tmp_path / "b" / "pipeline")
+    (tmp_path / "c").mkdir()
+    again = pretrain.train(images, captions, recipe, tmp_path / "c", autoencoder=tmp_path / "a" / "pipeline")
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert weights(again)[vae] == made[vae], "a given autoencoder is taken as it is"
     pipe = base.load(str(tmp_path / "a" / "pipeline"))
     drawn = pipe("a dermoscopic image of a lesion", num_inference_steps=2, output_type="np",
                  generator=torch.Generator().manual_seed(0)).images  # fmt: skip

@@ -48,6 +48,24 @@ def test_every_sampler_draws_and_repeats_itself(tiny_base: Path) -> None:
         assert not np.array_equal(first[0], first[1])
 
 
+def test_centred_noise_starts_every_channel_at_zero(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = base.load(str(tiny_base))
+    rows = sample.plan(Generate(images=4, steps=2, samplers=("euler",)), TRAIN, ["benign", "malignant"], "")
+    assert rows["centred_noise"].all()
+    begun, prepare = [], pipe.prepare_latents
+
+    def seen(*arguments: object) -> object:
+        begun.append(prepare(*arguments) / pipe.scheduler.init_noise_sigma)
+        return begun[-1] * pipe.scheduler.init_noise_sigma
+
+    monkeypatch.setattr(pipe, "prepare_latents", seen)
+    centred, drawn = sample.draw(pipe, rows), sample.draw(pipe, rows.assign(centred_noise=False))
+    assert begun[0].mean((2, 3)).abs().max() < 1e-6 < 1e-3 < begun[1].mean((2, 3)).abs().max()
+    # the same noise otherwise, from the same seeds
+    assert (begun[1] - begun[1].mean((2, 3), keepdim=True) - begun[0]).abs().max() < 1e-5
+    assert not np.array_equal(centred, drawn)
+
+
 def test_an_image_does_not_depend_on_its_neighbours(tiny_base: Path) -> None:
     pipe = base.load(str(tiny_base))
     rows = sample.plan(Generate(images=6, steps=3, samplers=("euler_a",)), TRAIN, ["benign", "malignant"], "")

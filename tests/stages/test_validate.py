@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -21,14 +20,6 @@ def finished(tmp_path_factory):
         fidelity.run()
     # Random features of few images: what they say of this set is not what is tested here.
     small_world.set_parameter(root, "validate", max_kid_over_floor=1e6, max_copy_rate=1.0, min_planted_recall=0.0)
-    return root
-
-
-@pytest.fixture
-def world(finished, tmp_path, monkeypatch):
-    root = tmp_path / "world"
-    shutil.copytree(finished, root)
-    monkeypatch.chdir(root)
     return root
 
 

@@ -1,7 +1,6 @@
 """The gate before anything learns: real inputs, sound and not."""
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -16,14 +15,6 @@ from derm_t2im.stages import validate_data
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     small_world.build(root)
-    return root
-
-
-@pytest.fixture
-def world(finished, tmp_path, monkeypatch):
-    root = tmp_path / "world"
-    shutil.copytree(finished, root)
-    monkeypatch.chdir(root)
     return root
 
 
@@ -56,13 +47,16 @@ def test_a_leak_between_splits_stops_before_the_gate_opens(world):
     assert "test-007" in (paths.DATA_VALIDATION_REPORT / "index.html").read_text()
 
 
-def test_small_raw_images_stop_with_the_count_three_ids_and_the_parameter(world):
+def test_small_raw_images_warn_with_the_parameter_and_a_missing_file_stops(world):
     small_world.set_parameter(world, "validate", min_side=33)
+    validate_data.run()
+    small = {f["column"]: f for f in json.loads(paths.DATA_VALIDATION_METRICS.read_text())["failures"]}["width"]
+    assert (small["severity"], small["broken"], small["turn"]) == ("warning", 96, "validate.min_side")
+    (paths.PROCESSED / "images" / "test-003.png").unlink()
     with pytest.raises(UserError) as stopped:
         validate_data.run()
     said = str(stopped.value)
     assert len(said.splitlines()) <= 10
     assert (
-        "every image is at least 33 px wide; 96 of 96 break it: external-000, external-001, external-002, ..." in said
+        "every image file is there; 1 of 96 break it: test-003" in said and "What to turn: run `dvc checkout`" in said
     )
-    assert "What to turn: validate.min_side" in said

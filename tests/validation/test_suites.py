@@ -195,11 +195,10 @@ def test_raw_images_and_their_metadata(check):
     ):
         put(raw, column, rows, value)
     critical, warnings, _ = check(raw=raw.convert_dtypes(), only="raw-images")
-    assert {o.rule.column: o.examples for o in critical.values()} == {
+    assert critical == {}, "a few odd images stop no run"
+    assert {o.rule.column: o.examples for o in warnings.values()} == {
         "width": ("r03",),
         "labels_of_lesion": ("r04", "r05", "r06"),
-    }
-    assert {o.rule.column: o.examples for o in warnings.values()} == {
         "age": ("r07",),
         "licence": ("r08",),
         "sha256": ("r09", "r10"),

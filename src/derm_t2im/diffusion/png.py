@@ -35,6 +35,11 @@ def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
         "Lora hashes": f'"derm-t2im: {str(row["lora_sha256"])[:12]}"',
         "Version": "derm-t2im",
     }
+    # The web UI knows neither, and draws another image without them: whoever reads the chunk must see that.
+    if row["guidance_rescale"]:
+        settings["CFG rescale"] = f"{row['guidance_rescale']:g}"
+    if row["centred_noise"]:
+        settings["Centred noise"] = "True"
     lines = [str(row["prompt"])]
     if row["negative_prompt"]:
         lines.append(f"Negative prompt: {row['negative_prompt']}")

@@ -64,7 +64,7 @@ def train(
         vae = architecture.autoencoder()
         _train_vae(vae, images, recipe, work / "vae.pt")
     else:
-        vae = base.load(str(autoencoder)).vae.to(memory_format=torch.channels_last)
+        vae = base.load(str(autoencoder)).vae
     latents, scale = _encode(vae, images, work / "latents.safetensors")
     vae.register_to_config(scaling_factor=scale)
     words = architecture.tokenizer()

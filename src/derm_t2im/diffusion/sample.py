@@ -88,6 +88,8 @@ def plan(
                 "sampler": settings.samplers[i // len(classes) % len(settings.samplers)],
                 "steps": settings.steps,
                 "guidance": settings.guidance,
+                "guidance_rescale": settings.guidance_rescale,
+                "centred_noise": settings.centred_noise,
             }
         )
     return pd.DataFrame(rows)
@@ -135,20 +137,12 @@ def add_lora(pipe: StableDiffusionPipeline, folder: Path, beta: float) -> None:
     pipe.unload_lora_weights()
 
 
-def draw(
-    pipe: StableDiffusionPipeline, rows: pd.DataFrame, guidance_rescale: float = 0.0, centred_noise: bool = False
-) -> np.ndarray:
-    """Draw one batch; all rows share sampler, steps, guidance and negative prompt.
+def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
+    """Draw one batch of :func:`plan`; all rows share everything but prompt and seed.
 
-    Noise comes from each row's own seed. On the CPU the same rows give the same bits.
-
-    Args:
-        pipe: The pipeline.
-        rows: Of :func:`plan`.
-        guidance_rescale: Lin et al. 2023, section 3.4.
-        centred_noise: Take the mean out of each channel of the first noise. At the last step of Stable Diffusion's
-            schedule the image's mean still shows through the noise (Lin et al. 2023); a model on small latents reads
-            the skin tone from there, and the mean of pure noise tells it a wrong one.
+    Noise comes from each row's own seed. On the CPU the same rows give the same bits. ``centred_noise`` takes the mean
+    out of each channel of the first noise: at the last step of Stable Diffusion's schedule the image's mean still shows
+    through (Lin et al. 2023); a model on small latents reads the skin tone from there, pure noise tells a wrong one.
 
     Returns:
         uint8 (n, size, size, 3).
@@ -159,7 +153,7 @@ def draw(
     set_sampler(pipe, str(first["sampler"]))
     chance = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rows["seed"]]
     noise = None
-    if centred_noise:
+    if bool(first["centred_noise"]):
         side = int(pipe.unet.config.sample_size)
         shape = (1, int(pipe.unet.config.in_channels), side, side)
         noise = torch.cat([torch.randn(shape, generator=each, dtype=pipe.unet.dtype) for each in chance])
@@ -170,7 +164,7 @@ def draw(
             negative_prompt=[str(first["negative_prompt"])] * len(rows),
             num_inference_steps=int(first["steps"]),
             guidance_scale=float(first["guidance"]),
-            guidance_rescale=guidance_rescale,
+            guidance_rescale=float(first["guidance_rescale"]),
             generator=chance,
             latents=noise,
             output_type="np",

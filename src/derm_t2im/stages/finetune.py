@@ -96,7 +96,7 @@ def _draw(pipe: StableDiffusionPipeline, table: pd.DataFrame, settings: Finetune
     asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
     rows = sample.plan(asked, train, sorted(train["label"].unique()), token)
     parts = track(sample.batches(rows, 32), f"finetune: samples {keep.stem}")
-    drawn = np.concatenate([sample.draw(pipe, part, asked.guidance_rescale, asked.centred_noise) for part in parts])
+    drawn = np.concatenate([sample.draw(pipe, part) for part in parts])
     partial = keep.with_suffix(".partial.npy")
     np.save(partial, drawn)
     partial.replace(keep)

@@ -61,7 +61,7 @@ def _draw_all(settings: Generate, tuned: Finetune, rows: pd.DataFrame, folder: P
     pipe = _pipeline(settings, tuned)
     size = base.image_size(pipe)
     for part in track(todo, "generate (batches)"):
-        drawn = sample.draw(pipe, part, settings.guidance_rescale, settings.centred_noise)
+        drawn = sample.draw(pipe, part)
         for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
             png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
 
