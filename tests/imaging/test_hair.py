@@ -150,3 +150,11 @@ def test_hair_fraction_agrees_with_people() -> None:
     common = [hair.remove_hair(rgb, "blackhat")[1].mean() for rgb in images]
     human = flags["hair"] > 0.5
     assert roc_auc_score(human, ours) > max(0.65, roc_auc_score(human, common))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 50), (3, 1000), (4, 4), (1000, 5)])
+def test_images_too_narrow_for_hair_have_a_mask_of_their_own_shape(shape: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    bare, found = hair.remove_hair(rgb)
+    assert found.shape == shape and bare.shape == rgb.shape
+    assert min(shape) > 4 or not found.any()

@@ -85,9 +85,9 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
     from derm_t2im.imaging.lesion import black_frame
 
     height, width = rgb.shape[:2]
-    if min(height, width) < 3:  # nothing is left within the rim
-        return np.zeros((height, width), dtype=bool)
     small = _shrunk(rgb)
+    if min(small.shape[:2]) < 3:  # nothing is left within the rim
+        return np.zeros((height, width), dtype=bool)
     full = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     grey = full if small is rgb else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     side = min(grey.shape)
