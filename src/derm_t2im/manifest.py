@@ -78,7 +78,7 @@ COLUMNS: dict[str, str] = {
     "steps": "int32",
     "guidance": "double",
     "guidance_rescale": "double",
-    "centred_noise": "bool",  # the first noise had no mean
+    "noise_mean": "string",  # of each channel of the first noise, JSON; empty: as it was drawn
     "base_sha256": "string",
     "lora_sha256": "string",
     # what curation found

@@ -14,7 +14,7 @@ ROW = {
     "sampler": "euler_a",
     "guidance": 7.0,
     "guidance_rescale": 0.0,
-    "centred_noise": False,
+    "noise_mean": "",
     "seed": 12345,
     "base_sha256": "ab" * 32,
     "lora_sha256": "cd" * 32,
@@ -42,8 +42,8 @@ def test_settings_survive_in_the_web_uis_own_chunk(tmp_path: Path) -> None:
 
 
 def test_what_the_web_ui_does_not_know_is_said() -> None:
-    found = png.parse(png.describe({**ROW, "guidance_rescale": 0.7, "centred_noise": True}, 64))
-    assert (found["CFG rescale"], found["Centred noise"], found["Version"]) == ("0.7", "True", "derm-t2im")
+    found = png.parse(png.describe({**ROW, "guidance_rescale": 0.7, "noise_mean": "[0.05, -0.1]"}, 64))
+    assert (found["CFG rescale"], found["Noise mean"], found["Version"]) == ("0.7", "0.05 -0.1", "derm-t2im")
 
 
 @given(

@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from derm_t2im.diffusion import base, prompts, sample
 from derm_t2im.errors import UserError
@@ -48,10 +50,9 @@ def test_every_sampler_draws_and_repeats_itself(tiny_base: Path) -> None:
         assert not np.array_equal(first[0], first[1])
 
 
-def test_centred_noise_starts_every_channel_at_zero(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_noise_has_the_mean_of_its_row(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = base.load(str(tiny_base))
     rows = sample.plan(Generate(images=4, steps=2, samplers=("euler",)), TRAIN, ["benign", "malignant"], "")
-    assert rows["centred_noise"].all()
     begun, prepare = [], pipe.prepare_latents
 
     def seen(*arguments: object) -> object:
@@ -59,11 +60,44 @@ def test_centred_noise_starts_every_channel_at_zero(tiny_base: Path, monkeypatch
         return begun[-1] * pipe.scheduler.init_noise_sigma
 
     monkeypatch.setattr(pipe, "prepare_latents", seen)
-    centred, drawn = sample.draw(pipe, rows), sample.draw(pipe, rows.assign(centred_noise=False))
-    assert begun[0].mean((2, 3)).abs().max() < 1e-6 < 1e-3 < begun[1].mean((2, 3)).abs().max()
-    # the same noise otherwise, from the same seeds
-    assert (begun[1] - begun[1].mean((2, 3), keepdim=True) - begun[0]).abs().max() < 1e-5
-    assert not np.array_equal(centred, drawn)
+    wanted = np.linspace(-0.1, 0.1, pipe.unet.config.in_channels).round(4)
+    drawn = [sample.draw(pipe, rows.assign(noise_mean=m)) for m in ("[0.0]", json.dumps(list(wanted)), "")]
+    zero, matched, free = begun
+    assert zero.mean((2, 3)).abs().max() < 1e-6 < 1e-3 < free.mean((2, 3)).abs().max()
+    assert np.allclose(matched.mean((2, 3)).numpy(), wanted, atol=1e-6)
+    for other in (matched, free):  # the same noise otherwise, from the same seeds
+        assert (other - other.mean((2, 3), keepdim=True) - zero).abs().max() < 1e-5
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_matched_colours_are_those_of_the_example_that_the_prompt_follows() -> None:
+    means = np.arange(len(TRAIN), dtype=float)[:, None] * [1.0, -1.0]
+    for tone in ("match", "uniform"):
+        wanted = Generate(images=60, attributes=Attributes(tone=tone), noise_mean_strength=0.5)
+        rows = sample.plan(wanted, TRAIN, ["benign", "malignant"], "", means)
+        known = set()
+        for row in rows.itertuples():
+            said, mean = json.loads(row.attributes), json.loads(row.noise_mean)
+            if said["tone"] not in set(TRAIN["tone"]):
+                assert mean == [0.0]  # no seed image has that tone
+                continue
+            example = TRAIN.iloc[round(2 * mean[0])]
+            assert mean[1] == -mean[0] and said["tone"] == example["tone"]
+            known.add(example.name)
+        assert len(known) > 4
+    for how, text in (("zero", "[0.0]"), ("free", "")):
+        rows = sample.plan(Generate(images=4, noise_mean=how), TRAIN, ["benign", "malignant"], "", means)
+        assert set(rows["noise_mean"]) == {text}
+
+
+def test_noise_means_are_standard_scores_on_the_scale_of_the_noise() -> None:
+    latents = (
+        torch.randn(400, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 + torch.arange(3.0)[:, None, None]
+    )
+    latents[:, 2] = 5.0
+    means = sample.noise_means(latents)
+    assert np.allclose(means.mean(0), 0, atol=1e-9) and np.allclose(means.std(0), [1 / 16, 1 / 16, 0])
+    assert np.corrcoef(means[:, 0], latents[:, 0].mean((1, 2)).numpy())[0, 1] > 0.999
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny_base: Path) -> None:

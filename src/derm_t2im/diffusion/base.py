@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from derm_t2im.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from diffusers import StableDiffusionPipeline
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -67,3 +69,13 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
 def image_size(pipe: StableDiffusionPipeline) -> int:
     """Side of the images that a pipeline draws, in pixels."""
     return int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+
+
+def latents(pipe: StableDiffusionPipeline, images: np.ndarray) -> torch.Tensor:
+    """Scaled latents (n, channels, h, w) of uint8 images (n, size, size, 3), on the pipeline's device."""
+    import torch
+
+    with torch.inference_mode():
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype) / 127.5 - 1
+        parts = [pipe.vae.encode(part).latent_dist.mode() for part in x.split(16)]
+        return torch.cat(parts) * pipe.vae.config.scaling_factor

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from derm_t2im import progress, seeds
-from derm_t2im.diffusion import prompts
+from derm_t2im.diffusion import base, prompts
 from derm_t2im.errors import UserError
 from derm_t2im.state import write_atomic
 
@@ -48,12 +48,9 @@ def encode(pipe: StableDiffusionPipeline, images: np.ndarray, captions: Sequence
     """Latents and text embeddings of uint8 images (n, h, w, 3), on the pipeline's device."""
     import torch
 
-    views = []
+    mirrored = [np.ascontiguousarray(images[:, :, ::-1])] if flips else []
+    views = [base.latents(pipe, view) for view in (images, *mirrored)]
     with torch.inference_mode():
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype) / 127.5 - 1
-        for view in (x, x.flip(3)) if flips else (x,):
-            parts = [pipe.vae.encode(part).latent_dist.mode() for part in view.split(16)]
-            views.append(torch.cat(parts) * pipe.vae.config.scaling_factor)
         text = torch.cat([pipe.encode_prompt(c, pipe.device, 1, False)[0] for c in [*captions, ""]])
     # Outside inference mode, so that autograd accepts them.
     return Cache(torch.stack(views, 1).clone(), text[:-1].clone(), text[-1].clone())

@@ -38,8 +38,8 @@ def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
     # The web UI knows neither, and draws another image without them: whoever reads the chunk must see that.
     if row["guidance_rescale"]:
         settings["CFG rescale"] = f"{row['guidance_rescale']:g}"
-    if row["centred_noise"]:
-        settings["Centred noise"] = "True"
+    if row["noise_mean"]:
+        settings["Noise mean"] = str(row["noise_mean"]).strip("[]").replace(",", "")
     lines = [str(row["prompt"])]
     if row["negative_prompt"]:
         lines.append(f"Negative prompt: {row['negative_prompt']}")

@@ -16,6 +16,7 @@ from derm_t2im.vocabulary import COUNTS, SITES, SIZES, TONES, count_of, size_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from diffusers import StableDiffusionPipeline
 
     from derm_t2im.params.generate import Attributes, Generate
@@ -53,27 +54,45 @@ def _missing() -> object:
     return pd.NA
 
 
+def noise_means(latents: torch.Tensor) -> np.ndarray:
+    """Means of the first noise that lead to the mean colours of real images, float64 (n, channels).
+
+    At the last step of Stable Diffusion's schedule an image's mean still shows through (Lin et al. 2023), and sampling
+    maps the noise's mean, Gaussian with 1 / side, to the image's: this is that map backwards, a standard score each.
+    ``latents`` (n, channels, side, side) are those of the images.
+    """
+    means = latents.double().mean((2, 3)).cpu().numpy()
+    spread = means.std(axis=0)
+    return (means - means.mean(axis=0)) / np.where(spread > 0, spread, np.inf) / latents.shape[-1]
+
+
 def plan(
-    settings: Generate, train: pd.DataFrame, classes: Sequence[str], token: str, count: int | None = None
+    settings: Generate, examples: pd.DataFrame, classes: Sequence[str], token: str, means: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Which images to draw: prompt, seed and sampler of each, classes in turn.
+    """Which images to draw: prompt, seed, sampler and noise of each, classes in turn.
 
     Args:
         settings: Section ``generate``.
-        train: Rows of the real training images, from which ``match`` draws attributes.
+        examples: Rows of real images, from which ``match`` draws attributes and ``matched`` colours.
         classes: Labels, each gets the same number of images.
         token: The fine-tuned identifier; empty for the base model as it is.
-        count: Number of images instead of ``settings.images``.
+        means: :func:`noise_means` of the examples, (n, channels); without them ``matched`` is ``zero``.
     """
     import pandas as pd
 
     rows = []
-    for i in range(settings.images if count is None else count):
+    labels, known = examples["label"].to_numpy(), [said_of(row) for row in examples.itertuples()]
+    for i in range(settings.images):
         label = classes[i % len(classes)]
         name = f"synthetic-{i:06d}"
         rng = seeds.generator(settings.seed, "attributes", name)
-        like = train[train["label"] == label]
-        said = attributes(settings.attributes, like, rng)
+        like = np.flatnonzero(labels == label)
+        example = int(like[rng.integers(len(like))]) if len(like) else None
+        said = _attributes(settings.attributes, known[example] if example is not None else {}, rng)
+        if settings.attributes.tone == "uniform":  # the colours of an example with that tone, best of that class
+            toned = [k for k, other in enumerate(known) if other.get("tone") == said["tone"]]
+            toned = [k for k in toned if labels[k] == label] or toned
+            example = toned[int(rng.integers(len(toned)))] if toned else None
         rows.append(
             {
                 "image_id": name,
@@ -89,16 +108,24 @@ def plan(
                 "steps": settings.steps,
                 "guidance": settings.guidance,
                 "guidance_rescale": settings.guidance_rescale,
-                "centred_noise": settings.centred_noise,
+                "noise_mean": _noise_mean(settings, means, example),
             }
         )
     return pd.DataFrame(rows)
 
 
-def attributes(wanted: Attributes, like: pd.DataFrame, rng: np.random.Generator) -> dict[str, str]:
-    """Draw the attributes of one prompt: as in a random row of ``like``, evenly, or none."""
+def _noise_mean(settings: Generate, means: np.ndarray | None, example: int | None) -> str:
+    if settings.noise_mean == "free":
+        return ""
+    if settings.noise_mean == "zero" or means is None or example is None:
+        return "[0.0]"
+    # Rounded, so that the plan is the same on every machine.
+    return json.dumps([round(float(m), 4) for m in settings.noise_mean_strength * means[example]])
+
+
+def _attributes(wanted: Attributes, example: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """The attributes of one prompt: as in the example, drawn evenly, or none."""
     said: dict[str, str] = {}
-    example = said_of(next(like.iloc[[int(rng.integers(len(like)))]].itertuples())) if len(like) else {}
     for key, values in _VALUES.items():
         even = str(values[int(rng.integers(len(values)))])  # always drawn, so that one choice does not move another
         how = getattr(wanted, key)
@@ -140,9 +167,8 @@ def add_lora(pipe: StableDiffusionPipeline, folder: Path, beta: float) -> None:
 def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
     """Draw one batch of :func:`plan`; all rows share everything but prompt and seed.
 
-    Noise comes from each row's own seed. On the CPU the same rows give the same bits. ``centred_noise`` takes the mean
-    out of each channel of the first noise: at the last step of Stable Diffusion's schedule the image's mean still shows
-    through (Lin et al. 2023); a model on small latents reads the skin tone from there, pure noise tells a wrong one.
+    Noise comes from each row's own seed; ``noise_mean`` replaces the mean of each channel of the first. On the CPU the
+    same rows give the same bits.
 
     Returns:
         uint8 (n, size, size, 3).
@@ -152,12 +178,16 @@ def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
     first = rows.iloc[0]
     set_sampler(pipe, str(first["sampler"]))
     chance = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rows["seed"]]
-    noise = None
-    if bool(first["centred_noise"]):
-        side = int(pipe.unet.config.sample_size)
-        shape = (1, int(pipe.unet.config.in_channels), side, side)
-        noise = torch.cat([torch.randn(shape, generator=each, dtype=pipe.unet.dtype) for each in chance])
-        noise = (noise - noise.mean((2, 3), keepdim=True)).to(pipe.device)
+    side = int(pipe.unet.config.sample_size)
+    shape = (1, int(pipe.unet.config.in_channels), side, side)
+    noises = []
+    for each, wanted in zip(chance, rows["noise_mean"], strict=True):
+        noise = torch.randn(shape, generator=each, dtype=pipe.unet.dtype)
+        if wanted:
+            noise += torch.tensor(json.loads(wanted), dtype=noise.dtype)[:, None, None] - noise.mean(
+                (2, 3), keepdim=True
+            )
+        noises.append(noise)
     with torch.inference_mode():
         images = pipe(
             prompt=list(rows["prompt"]),
@@ -166,7 +196,7 @@ def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
             guidance_scale=float(first["guidance"]),
             guidance_rescale=float(first["guidance_rescale"]),
             generator=chance,
-            latents=noise,
+            latents=torch.cat(noises).to(pipe.device),
             output_type="np",
         ).images
     return (images * 255).round().astype(np.uint8)

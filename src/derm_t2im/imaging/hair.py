@@ -22,6 +22,7 @@ import numpy as np
 Method = Literal["none", "blackhat", "directional"]
 
 WORKING_SIDE = 256  # hair is looked for, and filled, at this size at most
+ROUGH_SIDE = 64  # for the place of the lesion
 ANGLES = 8
 ACROSS = 0.04  # reach of the closings, share of the image's side (two scales did no better: docs/imaging.md)
 RUNS = (0.03, 0.08)  # a hair runs straight for so much of the side everywhere, and somewhere
@@ -69,8 +70,9 @@ def remove_hair(
         return (cv2.inpaint(rgb, found.astype(np.uint8), 6, cv2.INPAINT_TELEA) if found.any() else rgb), found
     if method != "directional":
         raise ValueError(f"hair method is {method!r}: none, blackhat or directional")
-    found = hair_mask(rgb, lesion)
-    return (fill(rgb, found) if found.any() else rgb), found
+    small = _shrunk(rgb)
+    found = _find(rgb, small, lesion)
+    return (_fill(rgb, small, found) if found.any() else rgb), found
 
 
 def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
@@ -80,12 +82,24 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
         rgb: uint8 (h, w, 3).
         lesion: bool (h, w): where structure is to be protected; found here where not given.
     """
+    return _find(rgb, _shrunk(rgb), lesion)
+
+
+def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The image with hair, bool (h, w), and its soft rim replaced by the mean of what is beside it.
+
+    A normalised average over a small neighbourhood, which reaches further only where that holds
+    nothing but hair: as close to the truth as Telea's inpainting of radius 3, and several times faster.
+    """
+    return _fill(rgb, _shrunk(rgb), found)
+
+
+def _find(rgb: np.ndarray, small: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
     import cv2
 
     from derm_t2im.imaging.lesion import black_frame
 
     height, width = rgb.shape[:2]
-    small = _shrunk(rgb)
     if min(small.shape[:2]) < 3:  # nothing is left within the rim
         return np.zeros((height, width), dtype=bool)
     full = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
@@ -112,39 +126,34 @@ def hair_mask(rgb: np.ndarray, lesion: np.ndarray | None = None) -> np.ndarray:
             continue
         # Skin between dark hairs looks like light hair.
         taken |= cv2.dilate(parts.image(parts.seeded), _box(2 * rim + 5)) > 0
-        hairs = parts.image(_long_and_thin(parts, side, strictness, scene))
-        if not hairs.any():
+        chosen = _long_and_thin(parts, side, strictness, scene)
+        if not chosen.any():
             continue
+        hairs = parts.image(chosen)
         # At crossings no direction stands out: gaps between parts of hair are hair if they are as deep.
         level = cv2.dilate(cv2.bitwise_and(depth, depth, mask=hairs), _disc(_odd(WIDE * side, 5)))
         level = np.maximum(cv2.convertScaleAbs(level, alpha=FLANK), np.uint8(4))
         near = cv2.dilate(cv2.morphologyEx(hairs, cv2.MORPH_CLOSE, _disc(_odd(1.5 * WIDE * side, 5))), _box(3))
-        typical = float(np.median(depth[hairs > 0]))
+        typical = float(np.median(depth.ravel()[parts.at[chosen[parts.owner]]]))
         if typical > strictness * PLAIN:
             # Ends of hair at the edge of the picture are too short to have a direction.
-            edge = np.ones_like(near)
-            edge[2 * rim : -2 * rim, 2 * rim : -2 * rim] = 0
-            edge[frame] = 0
-            level[(edge > near) & (level < 0.5 * typical)] = 0.5 * typical
-            near = np.maximum(near, edge)
+            reach = 2 * rim
+            for edge in (np.s_[:reach], np.s_[-reach:], np.s_[:, :reach], np.s_[:, -reach:]):
+                new = ~frame[edge] & (near[edge] == 0)
+                level[edge] = np.maximum(level[edge], new * np.uint8(0.5 * typical))
+                near[edge] = near[edge] | new
+        lower = cv2.subtract(closed, level)
+        bound = cv2.bitwise_and(lower, lower, mask=near)
         if small is not rgb:
-            closed, level = (cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR) for x in (closed, level))
-            near = cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST)
-        deep = cv2.compare(cv2.subtract(closed, full), level, cv2.CMP_GT)
-        cv2.bitwise_or(found, near, found, mask=deep)
+            bound = cv2.resize(bound, (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.bitwise_or(found, cv2.compare(bound, full, cv2.CMP_GT), found)
     return found > 0
 
 
-def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The image with hair, bool (h, w), and its soft rim replaced by the mean of what is beside it.
-
-    A normalised average over a small neighbourhood, which reaches further only where that holds
-    nothing but hair: as close to the truth as Telea's inpainting of radius 3, and several times faster.
-    """
+def _fill(rgb: np.ndarray, small: np.ndarray, found: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = found.shape
-    small = _shrunk(rgb)
     rim = max(1, round(RIM * min(height, width)))
     hole = cv2.dilate(found.view(np.uint8), _disc(2 * rim + 1))
     narrow = np.asarray(hole)
@@ -153,7 +162,8 @@ def fill(rgb: np.ndarray, found: np.ndarray) -> np.ndarray:
     sound = np.uint8(1) - narrow
     bare = cv2.bitwise_and(small, small, mask=sound)
     filled = small.copy()
-    colours, holes = filled.reshape(-1, 3), np.flatnonzero(narrow)
+    colours = filled.reshape(-1, 3)
+    holes = np.flatnonzero(narrow.view(bool))  # far faster than of uint8
     for share in NEAR:
         size = _odd(share * min(narrow.shape))
         weight = _sum(sound, size).ravel()[holes]
@@ -213,20 +223,24 @@ class _Scene:
         self._found: np.ndarray | None = None
 
     def lesion(self, hair: np.ndarray) -> np.ndarray:
-        """The lesion and its edge, bool (h, w); ``hair`` is left out of account."""
+        """The lesion and its edge, bool (h, w); ``hair``, uint8 (h, w), is left out of account."""
         import cv2
 
         from derm_t2im.imaging.lesion import lesion_mask
 
         if self._found is None:
-            if self._given is None:
-                # Its rough place is enough.
-                mask = np.asarray(lesion_mask(self._rgb, hair, working_side=64).view(np.uint8))
+            height, width = hair.shape
+            scale = min(1.0, ROUGH_SIDE / max(height, width))
+            rough = (max(1, round(width * scale)), max(1, round(height * scale)))
+            if self._given is not None:
+                place = cv2.resize(self._given.view(np.uint8), rough, interpolation=cv2.INTER_NEAREST)
             else:
-                size = self._rgb.shape[1::-1]
-                mask = np.asarray(cv2.resize(self._given.view(np.uint8), size, interpolation=cv2.INTER_NEAREST))
+                hairs = cv2.resize(hair, rough, interpolation=cv2.INTER_NEAREST) > 0
+                picture = cv2.resize(self._rgb, rough, interpolation=cv2.INTER_AREA)
+                place = lesion_mask(picture, hairs).view(np.uint8)
             # A lesion's dark rim is its own: what lies along the edge counts as inside.
-            self._found = cv2.dilate(mask, _disc(_odd(0.09 * min(mask.shape)))) > 0
+            place = cv2.dilate(place, _disc(_odd(0.09 * min(rough))))
+            self._found = cv2.resize(place, (width, height), interpolation=cv2.INTER_NEAREST) > 0
         return self._found
 
 
@@ -235,6 +249,8 @@ class _Parts:
     """Connected grooves: their labels (h, w), and per label its box, area, mean depth and width."""
 
     labels: np.ndarray
+    at: np.ndarray  # flat places of all grooves ...
+    owner: np.ndarray  # ... and the label of each
     boxes: np.ndarray
     area: np.ndarray
     depth: np.ndarray
@@ -252,18 +268,21 @@ class _Parts:
         floor = np.maximum(cv2.convertScaleAbs(texture, alpha=NOISE), np.uint8(strictness * WEAK))
         weak = cv2.compare(depth, floor, cv2.CMP_GT)
         weak[taken] = 0
-        seeds = (firm > strictness * STRONG) & (weak > 0)
+        at = np.flatnonzero(weak > 0)  # far faster than of uint8
+        seeds = firm.ravel()[at] > strictness * STRONG
         if not seeds.any():
             return None
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(weak, connectivity=8)
+        count, labels = cv2.connectedComponents(weak, connectivity=8)
+        owner = labels.ravel()[at]
         seeded = np.zeros(count, dtype=bool)
-        seeded[labels[seeds]] = True
-        at = np.flatnonzero(weak)
-        owner, area = labels.ravel()[at], np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
+        seeded[owner[seeds]] = True
+        area = np.maximum(np.bincount(owner, minlength=count), 1)
         inner = cv2.distanceTransform(weak, cv2.DIST_L2, 3).ravel()[at]
         return cls(
             labels=labels,
-            boxes=stats[:, : cv2.CC_STAT_AREA],
+            at=at,
+            owner=owner,
+            boxes=_boxes(at, owner, count, labels.shape[1]),
             area=area,
             depth=np.bincount(owner, depth.ravel()[at], minlength=count) / area,
             width=4 * np.bincount(owner, inner, minlength=count) / area - 1,
@@ -272,7 +291,24 @@ class _Parts:
 
     def image(self, chosen: np.ndarray) -> np.ndarray:
         """The chosen labels as uint8 (h, w) of 0 and 1."""
-        return chosen[self.labels].view(np.uint8)
+        out = np.zeros(self.labels.shape, np.uint8)
+        out.ravel()[self.at] = chosen[self.owner]
+        return out
+
+    def within(self, mask: np.ndarray) -> np.ndarray:
+        """How many pixels of each label lie within a mask, bool (h, w)."""
+        return np.bincount(self.owner[mask.ravel()[self.at]], minlength=len(self.area))
+
+
+def _boxes(at: np.ndarray, owner: np.ndarray, count: int, columns: int) -> np.ndarray:
+    """Left, top, width, height of each label, int64 (count, 4), of ascending flat places and their labels."""
+    rows, across = np.divmod(at, columns)
+    order = np.argsort(across, kind="stable")
+    low, high = np.zeros((2, count), np.int64), np.full((2, count), -1)
+    for k, (where, label) in enumerate(((across[order], owner[order]), (rows, owner))):
+        low[k, label[::-1]] = where[::-1]  # of several writes to one label the last one stays
+        high[k, label] = where
+    return np.concatenate([low, high - low + 1]).T
 
 
 def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -> np.ndarray:
@@ -306,12 +342,11 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
         kept |= alike & np.where(cut, length >= 0.3 * STRAY * side, (length >= STRAY * side) & (thinness >= STRAY_THIN))
         if safe.any():  # what hangs on a long hair belongs to it
             around = cv2.dilate(parts.image(safe), _box(_odd(WIDE * side)))
-            touched = np.bincount(parts.labels[around > 0], minlength=len(kept)) > 0
+            touched = parts.within(around > 0) > 0
             safe |= kept & alike & (touched | ((likeness > 0.8) & (thinness >= THIN) & (meshed <= MESH)))
     if (kept & ~safe).any():
-        lesion = scene.lesion(parts.image(parts.seeded) > 0)
-        inside = np.bincount(parts.labels[lesion], minlength=len(kept)) / parts.area
-        kept &= safe | (inside <= 0.5)
+        lesion = scene.lesion(parts.image(parts.seeded))
+        kept &= safe | (parts.within(lesion) <= 0.5 * parts.area)
     return kept
 
 

@@ -19,18 +19,17 @@ MIN_SHARE = 0.002  # a lesion covers at least this share of the image ...
 MIN_OF_LARGEST = 0.08  # ... and of the largest lesion
 
 
-def lesion_mask(rgb: np.ndarray, exclude: np.ndarray | None = None, working_side: int = WORKING_SIDE) -> np.ndarray:
+def lesion_mask(rgb: np.ndarray, exclude: np.ndarray | None = None) -> np.ndarray:
     """Lesion pixels as bool (h, w); all False where nothing stands out from the skin.
 
     Args:
         rgb: uint8 (h, w, 3), best without hair.
         exclude: bool (h, w), pixels that count as neither (hair); optional.
-        working_side: Larger images are segmented at this size, pixels.
     """
     import cv2
 
     height, width = rgb.shape[:2]
-    scale = min(1.0, working_side / max(height, width))
+    scale = min(1.0, WORKING_SIDE / max(height, width))
     small = rgb
     if scale < 1:
         shape = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -63,7 +62,7 @@ def _segment(rgb: np.ndarray, exclude: np.ndarray | None) -> np.ndarray:
     hue = np.hypot(difference[..., 1], difference[..., 2])
     contrast = np.where(valid, np.hypot(darker, 0.7 * hue), 0).astype(np.float32)
     values = contrast[valid]
-    top = float(np.percentile(values, 99.5))
+    top = _quantile(values, 0.995)
     if top < max(6.0, 3.0 * noise):
         return np.zeros((height, width), dtype=bool)
     # Texture of the lesion itself may have got into the noise: it never hides a strong contrast.
@@ -84,11 +83,11 @@ def black_frame(rgb: np.ndarray) -> np.ndarray:
     import cv2
 
     dark = (cv2.GaussianBlur(brightest(rgb), (0, 0), 1.0) < 42).astype(np.uint8)
-    labels = cv2.connectedComponents(dark, connectivity=4)[1]
-    corners = {int(labels[y, x]) for y in (0, -1) for x in (0, -1)} - {0}
+    corners = [(y, x) for y in (0, -1) for x in (0, -1) if dark[y, x]]
     if not corners:
         return np.zeros(dark.shape, dtype=bool)
-    frame = np.isin(labels, list(corners)).astype(np.uint8)
+    labels = cv2.connectedComponents(dark, connectivity=4)[1]
+    frame = np.isin(labels, [labels[corner] for corner in corners]).astype(np.uint8)
     # A dark hair that runs into the surround is none of it.
     thin = 2 * max(1, round(min(dark.shape) * 0.02)) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thin, thin))
@@ -121,8 +120,9 @@ def _skin_surface(colour: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, fl
     margin = np.abs(a[:, 1:3]).max(axis=1)
     lightness = values[:, 0]
     rim = lightness[margin > 0.7]
-    typical = float(np.percentile(rim if rim.size >= 16 else lightness, 60))
-    weight = np.where(lightness > typical - 8, 1.0, 0.02) * (0.3 + 0.7 * (margin > 0.5))
+    typical = _quantile(rim if rim.size >= 16 else lightness, 0.6)
+    trust = np.where(margin > 0.5, 1.0, 0.3)
+    weight = np.where(lightness > typical - 8, 1.0, 0.02) * trust
     spread = 8.0
     ridge = np.diag([0, 1, 1, 2, 2, 2]) * 0.01 * len(a)  # flat unless the pixels say otherwise
     for _ in range(6):
@@ -133,10 +133,16 @@ def _skin_surface(colour: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, fl
         distance = np.sqrt(residual[:, 0] ** 2 + 0.5 * (residual[:, 1] ** 2 + residual[:, 2] ** 2))
         near = distance[weight > 0.2]
         if near.size >= 16:
-            spread = float(np.clip(1.2 * np.median(near), 0.7, 6.0))
+            spread = min(max(1.2 * _quantile(near, 0.5), 0.7), 6.0)
         far = (distance / (2.0 * spread)) ** 2
-        weight = 1 / (1 + far * far) * (0.3 + 0.7 * (margin > 0.5))
+        weight = trust / (1 + far * far)
     return (basis.reshape(-1, 6) @ solution.astype(np.float32)).reshape(colour.shape), spread
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    """The value below which ``share`` of them lie; several times faster than NumPy's on a few thousand."""
+    rank = round(share * (values.size - 1))
+    return float(np.partition(values, rank)[rank])
 
 
 def _fill(mask: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ Sampler = Literal["euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun"]
 class Attributes(Section):
     """Which variation the prompts ask for.
 
-    ``match`` draws the attribute from the training images, ``uniform`` gives each value the
+    ``match`` draws the attribute from the seed images, ``uniform`` gives each value the
     same share, ``none`` leaves it out of the prompt.
     """
 
@@ -33,7 +33,8 @@ class Generate(Section):
     guidance: float = Field(7.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)
     guidance_rescale: float = Field(0.0, ge=0, le=1)
-    centred_noise: bool = True
+    noise_mean: Literal["matched", "zero", "free"] = "matched"
+    noise_mean_strength: float = Field(0.6, ge=0, le=2)
     negative_prompt: str = ""
     attributes: Attributes = Attributes()
     batch: int = Field(32, ge=1)

@@ -36,7 +36,7 @@ def run() -> None:
         raise UserError("finetune: the split has no seed images; raise split.seed_images.")
     images = _images(seeds, size)
     inputs = [state.hash_tree(Path(settings.base)), state.hash_file(paths.SPLITS_MANIFEST)]
-    code = state.hash_code(lora, prompts, sample)
+    code = state.hash_code(base, lora, prompts, sample)
     work = state.work_folder("finetune", state.fingerprint(settings, inputs, code))
     probe = networks.load(paths.PROBE)
 
@@ -47,12 +47,13 @@ def run() -> None:
         pipe, val_images, [prompts.compose(sample.said_of(row), settings.token) for row in val.itertuples()], False
     )
     loss_before = lora.heldout_loss(pipe, heldout, settings.seed)
-    before = _draw(pipe, table, settings, "", work / "before.npy")
+    means = sample.noise_means(cache.latents[:, 0])
+    before = _draw(pipe, seeds, means, settings, "", work / "before.npy")
     history = lora.train(pipe, cache, heldout, settings, work)
 
     tuned = base.load(settings.base, device=device)
     sample.add_lora(tuned, work / "lora", 1.0)
-    after = _draw(tuned, table, settings, settings.token, work / "after.npy")
+    after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
     metrics: dict[str, object] = {
         "seed_images": len(seeds),
         "steps": settings.steps,
@@ -88,13 +89,14 @@ def _images(rows: pd.DataFrame, size: int) -> np.ndarray:
     return images
 
 
-def _draw(pipe: StableDiffusionPipeline, table: pd.DataFrame, settings: Finetune, token: str, keep: Path) -> np.ndarray:
+def _draw(
+    pipe: StableDiffusionPipeline, seeds: pd.DataFrame, means: np.ndarray, settings: Finetune, token: str, keep: Path
+) -> np.ndarray:
     """Images for the same prompts and seeds before and after (with the token); kept for a resumed run."""
     if keep.is_file():
         return np.load(keep)
-    train = table[table["split"] == "train"]
     asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
-    rows = sample.plan(asked, train, sorted(train["label"].unique()), token)
+    rows = sample.plan(asked, seeds, sorted(seeds["label"].unique()), token, means)
     parts = track(sample.batches(rows, 32), f"finetune: samples {keep.stem}")
     drawn = np.concatenate([sample.draw(pipe, part) for part in parts])
     partial = keep.with_suffix(".partial.npy")

@@ -31,13 +31,19 @@ def run() -> None:
     train = table[table["split"] == "train"]
     classes = sorted(train["label"].unique())
     base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(paths.LORA)
-    rows = sample.plan(settings, train, classes, tuned.token)
+    seeds = train[train["seed_image"].fillna(False)]
+    pipe = _pipeline(settings, tuned)
+    means = None
+    if settings.noise_mean == "matched":
+        means = sample.noise_means(base.latents(pipe, read_stack(seeds["path"].tolist())))
+    rows = sample.plan(settings, seeds, classes, tuned.token, means)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
-    inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *state.hash_code(prompts, png, sample)]
+    code = state.hash_code(base, prompts, png, sample)
+    inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
     work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    _draw_all(settings, tuned, rows, images)
+    _draw_all(pipe, settings.batch, rows, images)
     made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
     made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
     opinions = networks.load(paths.PROBE)
@@ -50,15 +56,12 @@ def run() -> None:
     say(f"generate: {len(made)} images, {metrics['class_agreement']:.0%} in the prompted class, {paths.SYNTHETIC}")
 
 
-def _draw_all(settings: Generate, tuned: Finetune, rows: pd.DataFrame, folder: Path) -> None:
+def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
     """Draw what is missing. A batch is whole or drawn again whole, so that its images stay the same bits."""
-    parts = sample.batches(rows, settings.batch)
+    parts = sample.batches(rows, batch)
     todo = [part for part in parts if not all((folder / f"{name}.png").is_file() for name in part["image_id"])]
     if len(todo) < len(parts):
         say(f"generate: goes on, {len(parts) - len(todo)} of {len(parts)} batches are there")
-    if not todo:
-        return
-    pipe = _pipeline(settings, tuned)
     size = base.image_size(pipe)
     for part in track(todo, "generate (batches)"):
         drawn = sample.draw(pipe, part)
