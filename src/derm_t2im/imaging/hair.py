@@ -124,16 +124,17 @@ def _find(rgb: np.ndarray, small: np.ndarray, lesion: np.ndarray | None) -> np.n
         parts = _Parts.of(depth, firm, strictness, taken)
         if parts is None:
             continue
-        # Skin between dark hairs looks like light hair.
-        taken |= cv2.dilate(parts.image(parts.seeded), _box(2 * rim + 5)) > 0
-        chosen = _long_and_thin(parts, side, strictness, scene)
+        likely = parts.image(parts.seeded)
+        if strictness != LIGHT:  # skin between dark hairs looks like light hair
+            taken |= cv2.dilate(likely, _box(2 * rim + 5)).view(bool)
+        chosen = _long_and_thin(parts, side, strictness, scene, likely)
         if not chosen.any():
             continue
         hairs = parts.image(chosen)
         # At crossings no direction stands out: gaps between parts of hair are hair if they are as deep.
         level = cv2.dilate(cv2.bitwise_and(depth, depth, mask=hairs), _disc(_odd(WIDE * side, 5)))
         level = np.maximum(cv2.convertScaleAbs(level, alpha=FLANK), np.uint8(4))
-        near = cv2.dilate(cv2.morphologyEx(hairs, cv2.MORPH_CLOSE, _disc(_odd(1.5 * WIDE * side, 5))), _box(3))
+        near = cv2.dilate(cv2.morphologyEx(hairs, cv2.MORPH_CLOSE, _box(_odd(1.5 * WIDE * side, 5))), _box(3))
         typical = float(np.median(depth.ravel()[parts.at[chosen[parts.owner]]]))
         if typical > strictness * PLAIN:
             # Ends of hair at the edge of the picture are too short to have a direction.
@@ -303,15 +304,15 @@ class _Parts:
 def _boxes(at: np.ndarray, owner: np.ndarray, count: int, columns: int) -> np.ndarray:
     """Left, top, width, height of each label, int64 (count, 4), of ascending flat places and their labels."""
     rows, across = np.divmod(at, columns)
-    order = np.argsort(across, kind="stable")
-    low, high = np.zeros((2, count), np.int64), np.full((2, count), -1)
-    for k, (where, label) in enumerate(((across[order], owner[order]), (rows, owner))):
-        low[k, label[::-1]] = where[::-1]  # of several writes to one label the last one stays
-        high[k, label] = where
+    low, high = np.full((2, count), columns), np.full((2, count), -1)
+    np.minimum.at(low[0], owner, across)
+    np.maximum.at(high[0], owner, across)
+    low[1, owner[::-1]] = rows[::-1]  # of several writes to one label the last one stays
+    high[1, owner] = rows
     return np.concatenate([low, high - low + 1]).T
 
 
-def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -> np.ndarray:
+def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene, likely: np.ndarray) -> np.ndarray:
     """Which parts are long and elongated enough for hair; within the lesion, far longer. Bool (labels,)."""
     import cv2
 
@@ -345,8 +346,7 @@ def _long_and_thin(parts: _Parts, side: int, strictness: float, scene: _Scene) -
             touched = parts.within(around > 0) > 0
             safe |= kept & alike & (touched | ((likeness > 0.8) & (thinness >= THIN) & (meshed <= MESH)))
     if (kept & ~safe).any():
-        lesion = scene.lesion(parts.image(parts.seeded))
-        kept &= safe | (parts.within(lesion) <= 0.5 * parts.area)
+        kept &= safe | (parts.within(scene.lesion(likely)) <= 0.5 * parts.area)
     return kept
 
 

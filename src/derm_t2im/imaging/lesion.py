@@ -17,6 +17,9 @@ from derm_t2im.imaging.tone import brightest, lab
 WORKING_SIDE = 128  # larger images are measured at this size
 MIN_SHARE = 0.002  # a lesion covers at least this share of the image ...
 MIN_OF_LARGEST = 0.08  # ... and of the largest lesion
+DARK = 42  # the brightest channel in a black surround stays below, grey levels
+KERNEL = 7  # pixels over which that is smoothed
+CORNERS = (slice(None, KERNEL // 2 + 1), slice(-(KERNEL // 2 + 1), None))
 
 
 def lesion_mask(rgb: np.ndarray, exclude: np.ndarray | None = None) -> np.ndarray:
@@ -82,7 +85,10 @@ def black_frame(rgb: np.ndarray) -> np.ndarray:
     """The black surround of a round field of view, as bool (h, w): dark and connected to a corner."""
     import cv2
 
-    dark = (cv2.GaussianBlur(brightest(rgb), (0, 0), 1.0) < 42).astype(np.uint8)
+    # Most images have none: a smoothed corner is as bright as the darkest pixel that the kernel reaches from it.
+    if all(brightest(rgb[rows, columns]).min() >= DARK for rows in CORNERS for columns in CORNERS):
+        return np.zeros(rgb.shape[:2], dtype=bool)
+    dark = (cv2.GaussianBlur(brightest(rgb), (KERNEL, KERNEL), 1.0) < DARK).astype(np.uint8)
     corners = [(y, x) for y in (0, -1) for x in (0, -1) if dark[y, x]]
     if not corners:
         return np.zeros(dark.shape, dtype=bool)
@@ -125,7 +131,7 @@ def _skin_surface(colour: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, fl
     weight = np.where(lightness > typical - 8, 1.0, 0.02) * trust
     spread = 8.0
     ridge = np.diag([0, 1, 1, 2, 2, 2]) * 0.01 * len(a)  # flat unless the pixels say otherwise
-    for _ in range(6):
+    for _ in range(4):  # six change the mask by nothing that counts
         weighted = a * weight[:, None]
         solution = np.linalg.solve(a.T @ weighted + ridge * weight.mean(), weighted.T @ values)
         residual = values - a @ solution
