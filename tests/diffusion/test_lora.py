@@ -5,40 +5,113 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from derm_t2im.diffusion import base, lora, sample
+from derm_t2im.diffusion import base, dreambooth, lora, sample
 from derm_t2im.errors import UserError
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
 CAPTIONS = [f"a sks dermoscopic image of a {label} lesion" for label in ("benign", "malignant")] * 3
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def run(folder: Path, work: Path, steps: int, **settings: object) -> dict[str, torch.Tensor]:
     pipe = base.load(str(folder))
     chosen = Finetune(steps=steps, batch=4, checkpoint_every=2, warmup=2, **settings)  # type: ignore[arg-type]
-    cache = lora.encode(pipe, IMAGES, CAPTIONS, flips=True)
+    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=True)
     work.mkdir(exist_ok=True)
-    lora.train(pipe, cache, lora.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False), chosen, work)
-    return load_file(work / "lora" / WEIGHTS)
+    dreambooth.train(pipe, cache, dreambooth.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False), chosen, work)
+    name = lora.WHOLE if chosen.method == "full" else lora.WEIGHTS
+    return load_file(work / "lora" / name)
 
 
-def test_a_resumed_run_gives_the_same_bits(tiny_base: Path, tmp_path: Path) -> None:
-    whole = run(tiny_base, tmp_path / "whole", 4)
-    run(tiny_base, tmp_path / "parts", 2)
-    resumed = run(tiny_base, tmp_path / "parts", 4)
+EVERYTHING = {"ema": 0.9, "noise_offset": 0.1, "accumulate": 2, "prior_weight": 0.5, "prior_images": 2, "dora": True}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"text_encoder_rank": 2}, {"method": "full"}], ids=str)
+def test_a_resumed_run_gives_the_same_bits(tiny_base: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    whole = run(tiny_base, tmp_path / "whole", 4, **settings)
+    run(tiny_base, tmp_path / "parts", 2, **settings)
+    resumed = run(tiny_base, tmp_path / "parts", 4, **settings)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert any(value.abs().sum() > 0 for name, value in whole.items() if "lora.up" in name or "lora_B" in name)
+    (tmp_path / "begun").mkdir()
+    begun = run(tiny_base, tmp_path / "begun", 1, **settings)
+    assert any(not torch.equal(whole[name], begun[name]) for name in whole)
+    parts = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts")]
+    for name in ("weights", "average"):
+        assert parts[0][name] is None or all(map(torch.equal, parts[0][name], parts[1][name]))
+    moments = [part["optimiser"]["state"] for part in parts]
+    assert moments[0] and all(torch.equal(moments[0][k]["exp_avg_sq"], moments[1][k]["exp_avg_sq"]) for k in moments[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ema": 0.9}, {"noise_offset": 0.2}, {"accumulate": 2}, {"dora": True}, {"text_encoder_rank": 2}],
+    ids=str,
+)
+def test_every_setting_changes_what_is_learnt(tiny_base: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    plain, changed = run(tiny_base, tmp_path / "a", 2), run(tiny_base, tmp_path / "b", 2, **change)
+    common = plain.keys() & changed.keys()
+    assert common and any(not torch.equal(plain[name], changed[name]) for name in common)
+    assert any("magnitude" in name for name in changed) == ("dora" in change)
+    assert any(name.startswith("text_encoder.") for name in changed) == ("text_encoder_rank" in change)
+
+
+def test_accumulated_batches_show_the_images_of_one_large_batch() -> None:
+    halves = [dreambooth._order(6, 2, part, 0, "instance") for part in range(3)]
+    assert torch.equal(dreambooth._order(6, 4, 0, 0, "instance"), torch.cat(halves[:2]))
+    assert sorted(torch.cat(halves).tolist()) == list(range(6)), "an epoch shows every image once"
+
+
+def test_patience_ends_training_and_keeps_the_best(tiny_base: Path, tmp_path: Path) -> None:
+    pipe = base.load(str(tiny_base))
+    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
+    settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=0.5, clip=100.0, patience=3)
+    (tmp_path / "w").mkdir()
+    seen: list[tuple[int, dict[str, float]]] = []
+    told = dreambooth.train(
+        pipe, cache, cache, settings, tmp_path / "w", lambda step, losses: seen.append((step, losses))
+    )
+    losses = dict(told.heldout)
+    assert max(losses) < 40 and losses[told.kept] == min(losses.values()) and max(losses) == told.kept + 3
+    assert dreambooth.heldout_loss(pipe, cache, settings.seed) == pytest.approx(losses[told.kept], rel=1e-6)
+    assert [(s, x["heldout_loss"]) for s, x in seen if "heldout_loss" in x] == told.heldout
+
+
+def test_full_tuning_changes_images_and_beta_scales_it(tiny_base: Path, tmp_path: Path) -> None:
+    tuned = run(tiny_base, tmp_path / "w", 2, method="full", lr=0.01)
+    pipe = base.load(str(tiny_base))
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    lora.merge(pipe, tmp_path / "w" / "lora", 0.5)
+    name = "conv_in.weight"
+    assert not torch.equal(before[name], tuned[name])
+    assert torch.allclose(pipe.unet.state_dict()[name], (before[name] + tuned[name]) / 2, atol=1e-6)
+
+
+def test_the_eight_bit_optimiser_says_what_it_needs(tiny_base: Path, tmp_path: Path) -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match="pip install bitsandbytes"):
+            run(tiny_base, tmp_path / "w", 2, optimizer="adamw8bit")
+    else:
+        pytest.skip("bitsandbytes is installed")
+
+
+def test_too_long_a_caption_is_named_and_not_cut(tiny_base: Path) -> None:
+    pipe = base.load(str(tiny_base))
+    with pytest.raises(UserError, match=r"has \d+ tokens and the text encoder takes \d+: 'a lesion lesion"):
+        dreambooth.encode(pipe, IMAGES[:1], ["a" + " lesion" * 200], flips=False)
 
 
 def test_the_same_run_writes_the_same_file(tiny_base: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(tiny_base, tmp_path / name, 2)
-    header = (tmp_path / "a" / "lora" / WEIGHTS).read_bytes()[8:40]
+    header = (tmp_path / "a" / "lora" / lora.WEIGHTS).read_bytes()[8:40]
     assert header.startswith(b'{"__metadata__":{"format"'), "the library's own order of the keys is random"
-    assert (tmp_path / "a" / "lora" / WEIGHTS).read_bytes() == (tmp_path / "b" / "lora" / WEIGHTS).read_bytes()
+    assert (tmp_path / "a" / "lora" / lora.WEIGHTS).read_bytes() == (
+        tmp_path / "b" / "lora" / lora.WEIGHTS
+    ).read_bytes()
 
 
 def test_prior_preservation_changes_what_is_learnt(tiny_base: Path, tmp_path: Path) -> None:
@@ -67,7 +140,7 @@ def test_lora_changes_the_images_and_beta_scales_it(tiny_base: Path, tmp_path: P
     def drawn(beta: float | None) -> np.ndarray:
         pipe = base.load(str(tiny_base))
         if beta is not None:
-            sample.add_lora(pipe, tmp_path / "w" / "lora", beta)
+            lora.merge(pipe, tmp_path / "w" / "lora", beta)
         return sample.draw(pipe, rows)
 
     assert np.array_equal(drawn(None), drawn(0.0))

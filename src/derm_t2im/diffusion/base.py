@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,24 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
 def image_size(pipe: StableDiffusionPipeline) -> int:
     """Side of the images that a pipeline draws, in pixels."""
     return int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+
+
+def tokens(pipe: StableDiffusionPipeline, texts: Sequence[str]) -> torch.Tensor:
+    """Token ids (n, longest), padded, on the pipeline's device.
+
+    Raises:
+        UserError: for a text that is longer than the text encoder takes; nothing is cut off unseen.
+    """
+    longest = pipe.tokenizer.model_max_length
+    for text in dict.fromkeys(texts):
+        length = len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
+        if length > longest:
+            raise UserError(
+                f"the prompt has {length} tokens and the text encoder takes {longest}: {text[:80]!r}...; "
+                "shorten finetune.token or leave out attributes (generate.attributes)."
+            )
+    ids = pipe.tokenizer(list(texts), padding="max_length", max_length=longest, return_tensors="pt").input_ids
+    return ids.to(pipe.device)
 
 
 def latents(pipe: StableDiffusionPipeline, images: np.ndarray) -> torch.Tensor:

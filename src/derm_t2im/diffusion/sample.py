@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from derm_t2im import seeds
-from derm_t2im.diffusion import prompts
+from derm_t2im.diffusion import base, prompts
 from derm_t2im.errors import UserError
 from derm_t2im.vocabulary import COUNTS, SITES, SIZES, TONES, count_of, size_of
 
@@ -150,20 +149,6 @@ def set_sampler(pipe: StableDiffusionPipeline, name: str) -> None:
     pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
 
 
-def add_lora(pipe: StableDiffusionPipeline, folder: Path, beta: float) -> None:
-    """Merge a LoRA into the U-Net: W = W0 + beta dW.
-
-    Raises:
-        UserError: if it was trained for another architecture.
-    """
-    try:
-        pipe.load_lora_weights(folder, local_files_only=True)
-        pipe.fuse_lora(lora_scale=beta)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} does not fit this base model: {' '.join(str(error).split())[:200]}") from None
-    pipe.unload_lora_weights()
-
-
 def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
     """Draw one batch of :func:`plan`; all rows share everything but prompt and seed.
 
@@ -176,6 +161,7 @@ def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
     import torch
 
     first = rows.iloc[0]
+    base.tokens(pipe, [*rows["prompt"], str(first["negative_prompt"])])  # too long a prompt is an error
     set_sampler(pipe, str(first["sampler"]))
     chance = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rows["seed"]]
     side = int(pipe.unet.config.sample_size)

@@ -14,22 +14,31 @@ class Finetune(Section):
 
     base: str = "models/base/mini"
     token: str = "sks"
+    method: Literal["lora", "full"] = "lora"
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(8, gt=0)
     targets: list[str] = Field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    dora: bool = False
+    text_encoder_rank: int = Field(0, ge=0, le=1024)
     steps: int = Field(300, ge=1)
     batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     warmup: int = Field(20, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    patience: int = Field(0, ge=0)
+    noise_offset: float = Field(0.0, ge=0, le=1)
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     flips: bool = True
     snr_gamma: float = Field(5.0, ge=0)
     prior_weight: float = Field(0.0, ge=0)
     prior_images: int = Field(64, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
     checkpoint_every: int = Field(100, ge=1)
     kid_samples: int = Field(96, ge=0)
     seed: int = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from derm_t2im import manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import base, lora, prompts, sample
+from derm_t2im.diffusion import base, dreambooth, lora, prompts, sample
 from derm_t2im.errors import UserError
 from derm_t2im.fidelity.kid import kid_interval, unit
 from derm_t2im.imaging.io import read_stack, write_png
@@ -36,30 +36,33 @@ def run() -> None:
         raise UserError("finetune: the split has no seed images; raise split.seed_images.")
     images = _images(seeds, size)
     inputs = [state.hash_tree(Path(settings.base)), state.hash_file(paths.SPLITS_MANIFEST)]
-    code = state.hash_code(base, lora, prompts, sample)
+    code = state.hash_code(base, dreambooth, lora, prompts, sample)
     work = state.work_folder("finetune", state.fingerprint(settings, inputs, code))
     probe = networks.load(paths.PROBE)
 
     said = [prompts.compose(sample.said_of(row), settings.token) for row in seeds.itertuples()]
-    cache = lora.encode(pipe, images, said, settings.flips)
+    cache = dreambooth.encode(pipe, images, said, settings.flips)
     val_images = _images(val, size)
-    heldout = lora.encode(
+    heldout = dreambooth.encode(
         pipe, val_images, [prompts.compose(sample.said_of(row), settings.token) for row in val.itertuples()], False
     )
-    loss_before = lora.heldout_loss(pipe, heldout, settings.seed)
+    loss_before = dreambooth.heldout_loss(pipe, heldout, settings.seed)
     means = sample.noise_means(cache.latents[:, 0])
     before = _draw(pipe, seeds, means, settings, "", work / "before.npy")
-    history = lora.train(pipe, cache, heldout, settings, work)
+    history = dreambooth.train(pipe, cache, heldout, settings, work)
 
     tuned = base.load(settings.base, device=device)
-    sample.add_lora(tuned, work / "lora", 1.0)
+    lora.merge(tuned, work / "lora", 1.0)
     after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
     metrics: dict[str, object] = {
         "seed_images": len(seeds),
         "steps": settings.steps,
-        "trained_parameters": sum(p.numel() for p in pipe.unet.parameters() if p.requires_grad),
+        "trained_parameters": sum(
+            p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad
+        ),
         "heldout_loss_before": loss_before,
-        "heldout_loss": history.heldout[-1][1],
+        "heldout_loss": dict(history.heldout)[history.kept],
+        "kept_step": history.kept,
         "heldout_n": len(val),
         "losses": {"train": history.train, "heldout": history.heldout},
     }
@@ -76,7 +79,7 @@ def run() -> None:
     state.write_json(paths.FINETUNE_METRICS, metrics)
     state.move_into_place(work / "lora", paths.LORA)
     state.discard(work)
-    say(f"finetune: held-out loss {loss_before:.4f} -> {history.heldout[-1][1]:.4f}, {paths.LORA}")
+    say(f"finetune: held-out loss {loss_before:.4f} -> {metrics['heldout_loss']:.4f}, {paths.LORA}")
 
 
 def _images(rows: pd.DataFrame, size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from derm_t2im import manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import adherence, base, png, prompts, sample
+from derm_t2im.diffusion import adherence, base, lora, png, prompts, sample
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import hashing, quality
 from derm_t2im.imaging.io import read_rgb, read_stack
@@ -38,7 +38,7 @@ def run() -> None:
         means = sample.noise_means(base.latents(pipe, read_stack(seeds["path"].tolist())))
     rows = sample.plan(settings, seeds, classes, tuned.token, means)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
-    code = state.hash_code(base, prompts, png, sample)
+    code = state.hash_code(base, lora, prompts, png, sample)
     inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
     work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, inputs))
     images = work / "out" / "images"
@@ -74,7 +74,7 @@ def _pipeline(settings: Generate, tuned: Finetune) -> StableDiffusionPipeline:
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
-    sample.add_lora(pipe, paths.LORA, settings.beta)
+    lora.merge(pipe, paths.LORA, settings.beta)
     return pipe
 
 

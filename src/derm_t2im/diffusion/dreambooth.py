@@ -1,0 +1,378 @@
+"""DreamBooth (Ruiz et al. 2023) on the seed images, of LoRA layers or of the whole U-Net.
+
+The autoencoder's latents (and those of the mirror images) are computed once, and so are the text embeddings unless
+the text encoder learns as well; a step then touches the U-Net only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from derm_t2im import progress, seeds
+from derm_t2im.diffusion import base, lora, prompts
+from derm_t2im.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from derm_t2im.params.finetune import Finetune
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What training needs of n images.
+
+    ``latents`` (n, v, c, h, w) of v views; ``tokens`` (n, t) of the captions and ``blank_tokens`` (t,) of none, and
+    what the text encoder as it was makes of them: ``text`` (n, t, d), ``blank`` (t, d).
+    """
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    blank_tokens: torch.Tensor
+    text: torch.Tensor
+    blank: torch.Tensor
+
+
+@dataclass
+class History:
+    """Losses on the way: ``train`` every 10 steps, ``heldout`` at checkpoints; pairs (step, loss).
+
+    ``kept`` is the step whose weights were kept.
+    """
+
+    train: list[tuple[int, float]] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)
+    kept: int = 0
+
+
+def encode(pipe: StableDiffusionPipeline, images: np.ndarray, captions: Sequence[str], flips: bool) -> Cache:
+    """Latents and text embeddings of uint8 images (n, h, w, 3), on the pipeline's device.
+
+    Raises:
+        UserError: for a caption that is longer than the text encoder takes.
+    """
+    import torch
+
+    mirrored = [np.ascontiguousarray(images[:, :, ::-1])] if flips else []
+    latents = [base.latents(pipe, view) for view in (images, *mirrored)]
+    return _cached(pipe, torch.stack(latents, 1), captions)
+
+
+def prior(pipe: StableDiffusionPipeline, settings: Finetune) -> Cache:
+    """Latents and embeddings of images that the base model draws for the class prompt (prior preservation)."""
+    import torch
+
+    latents = []
+    with torch.inference_mode():
+        for start in range(0, settings.prior_images, 32):
+            chance = [
+                torch.Generator().manual_seed(seeds.derive(settings.seed, "prior", i))
+                for i in range(start, min(start + 32, settings.prior_images))
+            ]
+            drawn = pipe([prompts.CLASS_PROMPT] * len(chance), num_inference_steps=20, generator=chance,
+                         output_type="latent")  # fmt: skip
+            latents.append(drawn.images)
+    return _cached(pipe, torch.cat(latents)[:, None], [prompts.CLASS_PROMPT] * settings.prior_images)
+
+
+def _cached(pipe: StableDiffusionPipeline, latents: torch.Tensor, captions: Sequence[str]) -> Cache:
+    import torch
+
+    tokens = base.tokens(pipe, [*captions, ""])
+    with torch.inference_mode():
+        text = torch.cat([pipe.text_encoder(part)[0] for part in tokens.split(64)])
+    # Outside inference mode, so that autograd accepts them.
+    return Cache(latents.clone(), tokens[:-1].clone(), tokens[-1].clone(), text[:-1].clone(), text[-1].clone())
+
+
+def heldout_loss(
+    pipe: StableDiffusionPipeline, cache: Cache, seed: int, repeats: int = 4, text: torch.Tensor | None = None
+) -> float:
+    """Mean denoising loss at noise and timesteps that are the same at every call; ``text`` instead of the cache's."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+    steps = schedule.config.num_train_timesteps
+    total, n = 0.0, len(cache.latents)
+    said = cache.text if text is None else text
+    with torch.inference_mode():
+        for repeat in range(repeats):
+            chance = torch.Generator().manual_seed(seeds.derive(seed, "heldout", repeat))
+            clean = cache.latents[:, 0]
+            noise = torch.randn(clean.shape, generator=chance).to(clean)
+            time = ((torch.arange(n) + torch.rand(n, generator=chance)) / n * steps).long()
+            time = time[torch.randperm(n, generator=chance)].to(clean.device)
+            noisy, target = schedule.add_noise(clean, noise, time), _target(schedule, clean, noise, time)
+            for part in torch.arange(n).split(32):
+                predicted = pipe.unet(noisy[part], time[part], said[part]).sample
+                total += (predicted - target[part]).float().square().mean((1, 2, 3)).sum().item()
+    return total / (n * repeats)
+
+
+def _target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """What the U-Net predicts, as the base model's schedule says."""
+    kind = schedule.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return schedule.get_velocity(clean, noise, time)
+    raise UserError(f"the base model predicts {kind!r}; supported: epsilon, v_prediction.")
+
+
+def train(
+    pipe: StableDiffusionPipeline,
+    cache: Cache,
+    heldout: Cache,
+    settings: Finetune,
+    work: Path,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> History:
+    """Fine-tune ``pipe`` in place and save what was trained in ``work/lora``.
+
+    A checkpoint every ``settings.checkpoint_every`` steps lets a killed run go on to the same bits: all chance of a
+    step is derived from the step's number. At each the held-out loss is measured; with ``settings.patience`` the
+    weights of the least one are kept, and training ends after so many checkpoints without a lesser one.
+
+    Args:
+        pipe: The base model.
+        cache: :func:`encode` of the seed images.
+        heldout: The same of held-out images.
+        settings: Section ``finetune``.
+        work: Folder of the checkpoint and the result.
+        report: Called with (step, losses) for each figure of the history, those of a resumed run included.
+
+    Raises:
+        UserError: if the loss is not finite, or the targets do not exist in this U-Net.
+    """
+    import torch
+    from diffusers import DDPMScheduler
+
+    torch.manual_seed(seeds.derive(settings.seed, "lora"))
+    before = prior(pipe, settings) if settings.prior_weight > 0 else None
+    weights = lora.attach(pipe, settings)
+    if settings.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    run = _Run(weights, _optimiser(weights, settings), settings.ema)
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.is_file():
+        run.load_state_dict(torch.load(checkpoint, weights_only=True, map_location=pipe.device))
+        progress.say(f"finetune: goes on at step {run.step}")
+    schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+    device_type = str(pipe.device).split(":")[0]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
+    scaler = torch.amp.GradScaler(device_type, enabled=settings.precision == "fp16" and device_type == "cuda")
+    learns_text = settings.text_encoder_rank > 0
+    pipe.unet.train()
+    pipe.text_encoder.train(learns_text)
+    told = report or (lambda step, losses: None)
+    for step, loss in run.history.train:
+        told(step, {"train_loss": loss})
+    for step, loss in run.history.heldout:
+        told(step, {"heldout_loss": loss})
+
+    for step in progress.track(range(run.step, settings.steps), "finetune", total=settings.steps - run.step):
+        if settings.patience and run.stale >= settings.patience:
+            progress.say(f"finetune: held-out loss no lower for {run.stale} checkpoints, ends at step {step}")
+            break
+        for group in run.optimiser.param_groups:
+            group["lr"] = settings.lr * _rate(settings, step)
+        run.optimiser.zero_grad(set_to_none=True)
+        mean = 0.0
+        for part in range(settings.accumulate):
+            with torch.autocast(device_type, dtype, enabled=settings.precision != "fp32"):
+                error = _loss(pipe, cache, schedule, settings, step, part, "instance")
+                if before is not None:
+                    error = error + settings.prior_weight * _loss(pipe, before, schedule, settings, step, part, "prior")
+            if not torch.isfinite(error):
+                kept = f"the last good checkpoint is step {run.saved}" if run.saved else "no checkpoint yet"
+                raise UserError(f"finetune: the loss is not finite at step {step} ({kept}); lower finetune.lr.")
+            mean += error.item() / settings.accumulate
+            scaler.scale(error / settings.accumulate).backward()
+        scaler.unscale_(run.optimiser)
+        torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+        scaler.step(run.optimiser)
+        scaler.update()
+        run.stepped()
+        if step % 10 == 0:
+            run.history.train.append((step, mean))
+            told(step, {"train_loss": mean})
+        if run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
+            with run.averaged(), torch.inference_mode():
+                text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
+                pipe.unet.eval()
+                run.judge(heldout_loss(pipe, heldout, settings.seed, text=text), settings.patience > 0)
+                pipe.unet.train()
+            told(run.step, {"heldout_loss": run.history.heldout[-1][1]})
+            run.saved = run.step
+            torch.save(run.state_dict(), checkpoint.with_suffix(".partial"))
+            checkpoint.with_suffix(".partial").replace(checkpoint)
+    pipe.unet.eval()
+    pipe.text_encoder.eval()
+    run.finish()
+    lora.save(pipe, work / "lora", settings.method)
+    return run.history
+
+
+class _Run:
+    """Everything that changes while training, so that a checkpoint is whole or not at all."""
+
+    def __init__(self, weights: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer, ema: float) -> None:
+        self.weights, self.optimiser, self.decay = weights, optimiser, ema
+        self.average = [w.detach().clone() for w in weights] if ema else None
+        self.best: list[torch.Tensor] | None = None
+        self.step = self.saved = self.stale = 0
+        self.history = History()
+
+    def stepped(self) -> None:
+        """Count a step; the average follows, faster at the start (1 + n) / (10 + n), as Polyak averages do."""
+        import torch
+
+        self.step += 1
+        if self.average is not None:
+            keep = min(self.decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - keep)
+
+    def averaged(self) -> _Swapped:
+        """Within this the weights are the average's, if there is one."""
+        return _Swapped(self.weights, self.average)
+
+    def judge(self, loss: float, keep_best: bool) -> None:
+        """Note a held-out loss of the weights as they are, and keep them if none was lower."""
+        better = loss < min((value for _, value in self.history.heldout), default=math.inf)
+        self.history.heldout.append((self.step, loss))
+        self.stale = 0 if better else self.stale + 1
+        if better or not keep_best:
+            self.history.kept = self.step
+        if better and keep_best:
+            self.best = [w.detach().clone() for w in self.weights]
+
+    def finish(self) -> None:
+        """Leave in the weights what is kept: those of the least held-out loss, else the average, else the last."""
+        import torch
+
+        kept = self.best if self.best is not None else self.average
+        if kept is not None:
+            with torch.no_grad():
+                torch._foreach_copy_([w.detach() for w in self.weights], kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as plain tensors, lists and numbers."""
+        return {
+            "step": self.step,
+            "saved": self.saved,
+            "stale": self.stale,
+            "weights": [w.detach() for w in self.weights],
+            "average": self.average,
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "train": self.history.train,
+            "heldout": self.history.heldout,
+            "kept": self.history.kept,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The reverse of :meth:`state_dict`."""
+        import torch
+
+        self.step, self.saved, self.stale = saved["step"], saved["saved"], saved["stale"]
+        with torch.no_grad():
+            for weight, value in zip(self.weights, saved["weights"], strict=True):
+                weight.copy_(value)
+        self.average, self.best = saved["average"], saved["best"]
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.history = History(saved["train"], saved["heldout"], saved["kept"])
+
+
+class _Swapped:
+    """Other values in weights for a while."""
+
+    def __init__(self, weights: list[torch.nn.Parameter], values: list[torch.Tensor] | None) -> None:
+        self.weights, self.values = weights, values
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        if self.values is not None:
+            for weight, value in zip(self.weights, self.values, strict=True):
+                weight.data, value.data = value.data, weight.data
+
+
+def _optimiser(weights: list[torch.nn.Parameter], settings: Finetune) -> torch.optim.Optimizer:
+    import torch
+
+    if settings.optimizer == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise UserError("finetune.optimizer: adamw8bit needs bitsandbytes; `pip install bitsandbytes`.") from None
+        return AdamW8bit(weights, lr=settings.lr, weight_decay=settings.weight_decay)
+    fused = weights[0].device.type == "cuda"
+    return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _rate(settings: Finetune, step: int) -> float:
+    warm = min(1.0, (step + 1) / max(settings.warmup, 1))
+    if settings.schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def _loss(
+    pipe: StableDiffusionPipeline, cache: Cache, schedule: Any, settings: Finetune, step: int, part: int, name: str
+) -> torch.Tensor:
+    """Denoising loss of one batch, all chance derived from the step and its part."""
+    import torch
+
+    at = step * settings.accumulate + part
+    chance = torch.Generator().manual_seed(seeds.derive(settings.seed, name, at))
+    n, views = cache.latents.shape[:2]
+    index = _order(n, settings.batch, at, settings.seed, name)
+    view = torch.randint(0, views, (settings.batch,), generator=chance)
+    clean = cache.latents[index, view]
+    noise = torch.randn(clean.shape, generator=chance).to(clean)
+    if settings.noise_offset > 0:  # Guttenberg 2023
+        shift = torch.randn((*clean.shape[:2], 1, 1), generator=chance).to(clean)
+        noise = noise + settings.noise_offset * shift
+    steps = schedule.config.num_train_timesteps
+    time = torch.randint(0, steps, (settings.batch,), generator=chance)
+    dropped = (torch.rand(settings.batch, generator=chance) < settings.caption_dropout).to(clean.device)
+    if settings.text_encoder_rank:
+        tokens = torch.where(dropped[:, None], cache.blank_tokens, cache.tokens[index])
+        text = pipe.text_encoder(tokens)[0]
+    else:
+        text = torch.where(dropped[:, None, None], cache.blank, cache.text[index])
+    noisy = schedule.add_noise(clean, noise, time.to(clean.device))
+    predicted = pipe.unet(noisy, time.to(clean.device), text).sample
+    each = (predicted.float() - _target(schedule, clean, noise, time.to(clean.device)).float()).square().mean((1, 2, 3))
+    if settings.snr_gamma > 0:  # min-SNR weighting (Hang et al. 2023)
+        snr = schedule.alphas_cumprod[time] / (1 - schedule.alphas_cumprod[time])
+        divisor = snr if schedule.config.prediction_type == "epsilon" else snr + 1
+        each = each * (snr.clamp(max=settings.snr_gamma) / divisor).to(each)
+    return each.mean()
+
+
+def _order(n: int, batch: int, step: int, seed: int, name: str) -> torch.Tensor:
+    """Indices of one batch: every image once per epoch, in an order of the epoch's own."""
+    import torch
+
+    at = torch.arange(step * batch, (step + 1) * batch)
+    orders = {
+        int(epoch): torch.randperm(
+            n, generator=torch.Generator().manual_seed(seeds.derive(seed, name, "epoch", int(epoch)))
+        )
+        for epoch in torch.unique(at // n)
+    }
+    return torch.stack([orders[int(i) // n][int(i) % n] for i in at])
