@@ -13,7 +13,7 @@ from derm_t2im import doctor as checks
 from derm_t2im.audit import command as auditing
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 
 app = typer.Typer(
     help="Synthetic dermoscopic images, and honest evidence of whether they help.",
@@ -100,6 +100,12 @@ def main() -> Any:
         if _State.verbose:
             raise
         print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a full disk, met anywhere
+        told = no_room(error)
+        if told is None or _State.verbose:
+            raise
+        print(f"Error: {told}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

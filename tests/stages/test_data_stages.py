@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from derm_t2im import manifest, paths, state
+from derm_t2im import cli, manifest, paths, state
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import io
 from derm_t2im.sources import phantom
@@ -288,7 +288,8 @@ def tiny_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield target
     finally:
         monkeypatch.chdir(place)
-        subprocess.run(["umount", str(target)], check=True)
+        # lazily: the tracker of a process pool outlives it, and stands in there
+        subprocess.run(["umount", "-l", str(target)], check=True)
 
 
 def ballast(disk: Path, left: int) -> Path:
@@ -315,6 +316,29 @@ def test_a_full_disk_is_one_clear_line_and_costs_nothing(tiny_disk: Path, monkey
     filled.unlink()
     acquire.run()
     assert state.hash_tree(paths.RAW) == before
+
+
+def test_a_full_disk_stops_phantoms_and_any_later_stage_in_one_line(
+    tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(acquire__source="phantom", acquire__external__source="none")
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["acquire"]["phantom"] |= {"images": 8, "size": 32}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    filled = ballast(tiny_disk, 16 * 1024)
+    with pytest.raises(UserError, match=r"cannot write below .*: No space left on device; make room"):
+        acquire.run()
+    filled.unlink()
+    acquire.run()
+    filled = ballast(tiny_disk, 8 * 1024)
+    monkeypatch.setattr("sys.argv", ["derm-t2im", "stage", "preprocess"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 1 and said[-1].startswith("Error: cannot write below "), said
+    filled.unlink()
+    preprocess.run()
+    assert len(manifest.read(paths.PROCESSED_MANIFEST)) == 8
 
 
 @pytest.mark.parametrize("left", [3, 28], ids=["listing", "images"])

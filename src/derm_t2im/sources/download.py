@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from derm_t2im import seeds
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 from derm_t2im.imaging.io import ImageError
-from derm_t2im.sources.intake import no_room
 
 if TYPE_CHECKING:
     import requests

@@ -6,7 +6,6 @@ quarantine with a reason. Nothing is dropped silently and nothing is taken from 
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from derm_t2im import manifest, progress, seeds
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 from derm_t2im.imaging import io, pool
 from derm_t2im.sources import archives, labels
 from derm_t2im.state import hash_file
@@ -191,13 +190,6 @@ def _sample(records: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
     order["rank"] = (strata.cumcount() + 0.5) / strata["label"].transform("size")
     chosen = order.sort_values(["rank", "label", "image_id"], kind="stable").index[:limit]
     return records.loc[sorted(chosen)]
-
-
-def no_room(error: OSError, target: Path) -> UserError | None:
-    """What to tell a user whose disk takes no more; None for any other error."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return None
-    return UserError(f"cannot write below {target}: {error.strerror}; make room and start again.")
 
 
 def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str, str, int, int, str, str]:

@@ -315,7 +315,8 @@ def _save(
 
     def png(kind: str, name: str, pixels: np.ndarray) -> Path:
         path = folder / kind / role / f"{name}.png"
-        cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels.astype(np.uint8) * 255)
+        coded = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels.astype(np.uint8) * 255)[1]
+        path.write_bytes(coded.tobytes())  # unlike cv2.imwrite this says when the disk is full
         return path
 
     path = png("images", image_id, phantom.image)

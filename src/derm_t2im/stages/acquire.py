@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from derm_t2im import manifest, paths, quarantine, state
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 from derm_t2im.params import load
 from derm_t2im.params.acquire import Acquire
 from derm_t2im.progress import say
@@ -20,8 +20,6 @@ _PATHS = ("path", "mask_path", "hair_path", "clean_path")
 
 def run() -> None:
     """Collect both roles, write images, manifest, quarantine and ``metrics/data.json``."""
-    from derm_t2im.sources.intake import no_room
-
     settings = load("acquire", Acquire)
     work = state.work_folder("acquire", state.fingerprint(settings))
     folder = work / paths.RAW.name
