@@ -45,7 +45,9 @@ def test_the_committed_parameters_are_valid_and_complete() -> None:
         ("train.archs", ["resnet"], r"train: .*described: mobilenetv2, vit"),
         ("train.models.vit.lrr", 1, r"train\.models\.vit\.lrr: no such parameter; allowed here: .*timm"),
         ("export.mix", "synthetic", r"mix\.mixes are real, hybrid, oversampled"),
-        ("split.seed_images", 10_000, r"must not exceed split\.train"),
+        ("split.seed_images", 10_000, r"params\.yaml: split\.seed_images .*must not exceed split\.train"),
+        ("validte", {}, r"validte: no such parameter; allowed here: .*train, validate\."),
+        ("validate.mostlyy", 1, r"validate\.mostlyy: no such parameter; allowed here: .*mostly"),
     ],
 )
 def test_wrong_values_are_one_clear_line(tmp_path: Path, dotted: str, value: object, said: str) -> None:

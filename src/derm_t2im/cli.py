@@ -63,7 +63,8 @@ def stage(
     for key, value in wanted.items():
         allowed = params.train.archs if key == "arch" else params.mix.mixes
         if value not in allowed:
-            raise UserError(f"stage {name}: --{key} is {value!r}; allowed by params.yaml: {', '.join(allowed)}.")
+            said = "is missing" if value is None else f"is {value!r}"
+            raise UserError(f"stage {name}: --{key} {said}; allowed by params.yaml: {', '.join(allowed)}.")
     importlib.import_module(f"derm_t2im.stages.{name}").run(**wanted)
 
 
@@ -101,9 +102,11 @@ def main() -> Any:
             raise
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:  # a full disk, met anywhere
-        told = no_room(error)
-        if told is None or _State.verbose:
+    except OSError as error:  # a full disk, a missing permission: met anywhere
+        told = str(no_room(error) or "")
+        if isinstance(error, PermissionError):
+            told = f"{error.filename}: {error.strerror}; give yourself the right to it and start again."
+        if not told or _State.verbose:
             raise
         print(f"Error: {told}", file=sys.stderr)
         sys.exit(1)

@@ -101,7 +101,12 @@ def _params(root: Path) -> Check:
     try:
         load_all(root / paths.PARAMS)
     except UserError as error:
-        return Check("params.yaml", "missing", str(error), "correct it (docs/parameters.md has every key)")
+        return Check(
+            "params.yaml",
+            "missing",
+            str(error),
+            "correct it: the file's comments and src/derm_t2im/params/ say what is allowed",
+        )
     return Check("params.yaml", "ok", "every key and value is allowed")
 
 

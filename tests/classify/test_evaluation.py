@@ -30,9 +30,12 @@ def test_a_better_classifier_is_found_better():
     )
     for name in ("accuracy", "auc", "sensitivity", "specificity", "balanced_accuracy"):
         assert 0 < found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    assert found["p"] < 0.001
-    assert found["p_auc"] < 0.001
-    assert found["only_a_right"] > found["only_b_right"]
+    assert found["p"] == found["p_auc"] == pytest.approx(2 / 501), "no draw of 500 went the other way"
+    assert found["ensemble_p_mcnemar"] < 0.001 and found["ensemble_p_delong"] < 0.001
+    assert (
+        found["ensemble_only_a_right"] - found["ensemble_only_b_right"] == round(400 * found["ensemble_accuracy"]) > 0
+    )
+    assert 0 < found["ensemble_auc"] < found["auc"], "noise that the mean over seeds takes out"
 
 
 def test_a_classifier_does_not_differ_from_itself():
@@ -40,6 +43,15 @@ def test_a_classifier_does_not_differ_from_itself():
     found = compare(p, p)
     assert all(found[f"{name}{end}"] == 0 for name in ("accuracy", "auc") for end in ("", "_low", "_high"))
     assert found["p"] == found["p_auc"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_p_and_interval_tell_the_same(seed):
+    a, b = (np.stack([scored(TRUTH, s, 100 * seed + k) for k in range(2)]) for s in (1.2, 1.0))
+    found = compare(a, b)
+    for name, p in (("accuracy", "p"), ("auc", "p_auc")):
+        apart = not found[f"{name}_low"] <= 0 <= found[f"{name}_high"]
+        assert apart == (found[p] < 0.05) or 0.03 < found[p] < 0.07, (name, found[p], found[f"{name}_low"])
 
 
 def test_pairing_narrows_the_interval_of_similar_classifiers():

@@ -160,24 +160,30 @@ def contrast(
 ) -> dict[str, Any]:
     """How much better ``a`` is than ``b`` on the same images.
 
-    Differences of the means over seeds with paired, clustered bootstrap intervals; ``p`` by the
-    exact McNemar test on the predictions of the seeds' mean probabilities (n, k), ``p_auc`` by
-    DeLong on the same for the positive finding (none for means over classes). Both tests take
-    images as independent; where groups hold several images, trust the interval.
+    Differences of the means over seeds with paired, clustered bootstrap intervals; ``p`` (accuracy) and
+    ``p_auc`` are two-sided, from the same draws. What begins with ``ensemble_`` is another estimate, that of
+    the seeds' mean probabilities (n, k): differences, images that only one got right, the exact McNemar test, and
+    DeLong's for the positive finding (none for means over classes). Both take images as independent.
     """
-    figures = summary({name: a[name].mean(axis=0, keepdims=True) - b[name].mean(axis=0, keepdims=True) for name in a})
+    differences = {name: a[name].mean(axis=0, keepdims=True) - b[name].mean(axis=0, keepdims=True) for name in a}
+    figures = summary(differences)
     right_a, right_b = (e.argmax(axis=1) == test.truth for e in ensembles)
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    p_auc = float("nan")
+    auc, p_delong = float("nan"), float("nan")
     if positive:
         score_a, score_b = (e[:, positive].sum(axis=1) for e in ensembles)
-        p_auc = statistics.delong(score_a, score_b, np.isin(test.truth, positive)).p
+        found = statistics.delong(score_a, score_b, np.isin(test.truth, positive))
+        auc, p_delong = found.auc_a - found.auc_b, found.p
     return figures | {
         "n": len(test.truth),
-        "only_a_right": only_a,
-        "only_b_right": only_b,
-        "p": statistics.mcnemar(only_a, only_b),
-        "p_auc": p_auc,
+        "p": statistics.bootstrap_p(differences["accuracy"][0, 1:]),
+        "p_auc": statistics.bootstrap_p(differences["auc"][0, 1:]),
+        "ensemble_accuracy": float(right_a.mean() - right_b.mean()),
+        "ensemble_only_a_right": only_a,
+        "ensemble_only_b_right": only_b,
+        "ensemble_p_mcnemar": statistics.mcnemar(only_a, only_b),
+        "ensemble_auc": auc,
+        "ensemble_p_delong": p_delong,
     }
 
 

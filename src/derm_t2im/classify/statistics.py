@@ -150,6 +150,18 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p of no difference, from bootstrap values of one: the level at which their interval just holds 0.
+
+    Percentile inversion (Efron and Tibshirani 1993, ch. 15), at least 2 / (draws + 1); NaNs are left out.
+    """
+    values = differences[np.isfinite(differences)]
+    if not len(values):
+        return float("nan")
+    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(values) + 1))
+
+
 # --- tests ---------------------------------------------------------------------------------------
 
 

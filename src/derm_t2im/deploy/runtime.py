@@ -43,6 +43,8 @@ class Predictor:
         """Load the model and check what it runs on."""
         name = "the model" if isinstance(model, bytes) else str(model)
         if not isinstance(model, bytes):
+            if Path(model).is_dir():
+                raise UserError(f"{name} is a folder: name the file in it, {Path(model) / 'model.onnx'}.")
             if not Path(model).is_file():
                 raise UserError(f"{name} is missing: run `dvc repro` (or `dvc pull`), or name another with --model.")
             model = Path(model).read_bytes()

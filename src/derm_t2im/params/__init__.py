@@ -36,8 +36,9 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
         else:
             said = item["msg"].removeprefix("Value error, ")
             # Rules that cross parameters were given all of them: they name what they mean.
+            where = f"{at}: " if at else ""
             lines.append(
-                f"{at}: {said}." if isinstance(item["input"], dict) else f"{at}: {said} (it is {item['input']!r})."
+                f"{where}{said}." if isinstance(item["input"], dict) else f"{where}{said} (it is {item['input']!r})."
             )
     return "params.yaml: " + " ".join(lines)
 
@@ -45,13 +46,14 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
 def _siblings(model: Any, loc: tuple[int | str, ...]) -> list[str]:
     """The fields allowed beside the unknown key at ``loc``."""
     for part in loc[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
+        fields = getattr(model, "model_fields", {})
+        field = fields.get(part) or next((f for f in fields.values() if f.alias == part), None)
         if field is None:
             continue  # a key of a mapping or an index of a list: its value type was found before it
         annotation = field.annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next((c for c in candidates if hasattr(c, "model_fields")), model)
-    return sorted(getattr(model, "model_fields", {}))
+    return sorted(field.alias or name for name, field in getattr(model, "model_fields", {}).items())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

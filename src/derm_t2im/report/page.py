@@ -105,7 +105,7 @@ def _holm(contrasts: list[words.Contrast]) -> str:
     stay = sum(p < 0.05 for p in known)
     return (
         f"The intervals are per comparison. After Holm’s correction for all {len(known)} comparisons on this page, "
-        f"{stay or 'none'} of them {'stays' if stay == 1 else 'stay'} below p = 0.05 (DeLong)."
+        f"{stay or 'none'} of them {'stays' if stay == 1 else 'stay'} below p = 0.05."
     )
 
 

@@ -28,9 +28,10 @@ def hold(checked: Sequence[Suite], docs: Path, figures: Path) -> None:
     # Before the gate shuts: whoever it stops wants to read why.
     state.move_into_place(work, docs)
     state.write_json(figures, found)
+    warned = ", ".join(f["column"] for f in found["failures"] if f["severity"] == "warning")
     say(
         f"{docs.name}: {found['passed']} of {found['expectations']} expectations hold, {found['critical_failures']} "
-        f"critical failures, {found['warnings']} warnings, {docs / 'index.html'}"
+        f"critical failures, {found['warnings']} warnings{f' ({warned})' if warned else ''}, {docs / 'index.html'}"
     )
     stop = message(outcomes, docs)
     if stop:
