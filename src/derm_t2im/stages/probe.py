@@ -53,4 +53,4 @@ def run() -> None:
         paths.PROBE_METRICS, {"train_images": len(table), "train_loss": result.kept["train_loss"], "val": kept}
     )
     state.discard(work)
-    say(f"probe: accuracy {kept['val_accuracy']:.2f}, AUC {kept['val_auc']:.2f} on validation images, {paths.PROBE}")
+    say(f"probe: accuracy {kept['accuracy']:.2f}, AUC {kept['auc']:.2f} on validation images, {paths.PROBE}")
