@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -422,3 +423,18 @@ def test_preprocess_goes_on_after_a_kill(place: Path) -> None:
     kept = paths.PROCESSED / done.relative_to(notes.parent / paths.PROCESSED.name)
     assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == untouched, "finished work is not done again"
     assert (state.hash_tree(paths.PROCESSED), state.hash_file(paths.PREPROCESS_METRICS)) == expected
+
+
+def test_contradictions_are_lesions_and_pictures_and_not_patients() -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": list("abcdef"),
+            "source": "s",
+            "lesion_id": ["1", "2", "3", "3", "5", "6"],
+            "patient_id": ["p", "p", None, None, None, None],
+            "label": ["benign", "malignant"] * 3,
+        }
+    )
+    none = np.zeros((0, 2), np.int64)
+    assert split._contradictions(table, none) == 1, "lesion 3; patient p has two lesions"
+    assert split._contradictions(table, np.array([[4, 5]])) == 2, "and one picture under two lesion ids"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from derm_t2im.imaging import alignment, hair, hashing, io, quality, sketch
+from derm_t2im.sources.intake import verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,7 @@ def look(file: str) -> dict[str, Any]:
     path = Path(file)
     try:
         rgb = io.read_rgb(path)
+        verify(path)
     except io.ImageError as error:
         return {"reason": error.reason, "detail": error.detail}
     height, width = rgb.shape[:2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from derm_t2im.errors import UserError
+from derm_t2im.imaging.io import EXTENSIONS
 from derm_t2im.params.acquire import DEFAULT_TABLE, FOLDER_COLUMNS
+from derm_t2im.progress import say
 from derm_t2im.sources import tables
 from derm_t2im.sources.intake import Place, Role, admit, find_images, open_folder
 
@@ -135,6 +138,9 @@ def _from_table(table: Path, mapping: dict[str, str], name: str, root: Path) -> 
             f"{name} needs a column with the diagnosis and one with the image's id or path; it has "
             f"{', '.join(map(str, frame.columns))}. Name them: acquire.folder.columns = {{dx: ..., image_id: ...}}."
         )
+    if unused := [str(column) for column in frame.columns if column not in taken.values()]:
+        shown = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
+        say(f"{name}: columns not used: {shown} (acquire.folder.columns can name lesion_id, patient_id, ...)")
     records = frame[list(taken.values())].set_axis(list(taken), axis=1)
     for column in ("sex", "site"):
         if column in records:
@@ -146,6 +152,7 @@ def _from_table(table: Path, mapping: dict[str, str], name: str, root: Path) -> 
         records["file"] = records["file"].str.replace("\\", "/", regex=False)
     else:
         tables.locate(records, find_images(root))
+    _say_unlisted(root, name, set(records["file"].dropna()))
     nameless = records["image_id"] == ""
     if nameless.any():
         records.loc[nameless, ["reason", "detail"]] = ["missing_id", "the row names no image"]
@@ -157,6 +164,7 @@ def _from_folders(root: Path, parameter: str, shown: str, table: str) -> pd.Data
     import pandas as pd
 
     files = sorted(Path(found.file) for same in find_images(root).values() for found in same)
+    _say_others(root, shown)
     sorted_in = [path for path in files if len(path.parts) > 1]
     if not sorted_in:
         loose = f"; {len(files)} images lie loose in it" if files else ""
@@ -172,6 +180,25 @@ def _from_folders(root: Path, parameter: str, shown: str, table: str) -> pd.Data
         },
         dtype="string",
     )
+
+
+def _say_others(root: Path, shown: str) -> None:
+    """Name the kinds of files that lie in a folder and are not read."""
+    kinds = Counter(
+        path.suffix.lower() or path.name
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in EXTENSIONS
+    )
+    if kinds:
+        named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        say(f"{shown}: files that are no images are not read: {named}")
+
+
+def _say_unlisted(root: Path, name: str, listed: set[str]) -> None:
+    """Count the images in a folder that its table does not list."""
+    there = {found.file for same in find_images(root).values() for found in same}
+    if missing := sorted(there - {PurePosixPath(file).as_posix() for file in listed}):
+        say(f"{name}: {len(missing)} images in the folder are not in the table and not read (first: {missing[0]})")
 
 
 def _identity(path: Path) -> str:

@@ -75,7 +75,11 @@ def find_images(root: Path, zips: bool = False) -> dict[str, list[Found]]:
     packed: list[Path] = []
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if any(part.startswith(".") for part in inside.parts) or path.is_dir():
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        if path.is_dir():
+            if path.is_symlink():  # it is not followed: one entry that is refused stands for it
+                found.setdefault(path.name, []).append(Found(inside.as_posix()))
             continue
         if path.suffix.lower() in io.EXTENSIONS:
             found.setdefault(path.stem, []).append(Found(inside.as_posix()))
@@ -207,7 +211,7 @@ def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str
         except OSError as error:
             raise no_room(error, target) or io.ImageError("unreadable", error.strerror or str(error)) from None
         height, width = io.read_rgb(copy).shape[:2]
-        _verify(copy)
+        verify(copy)
         return copy.as_posix(), hash_file(copy), width, height, "", ""
     except io.ImageError as error:
         reason, detail = error.reason, error.detail
@@ -217,8 +221,12 @@ def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str
     return "", "", 0, 0, reason, detail
 
 
-def _verify(path: Path) -> None:
-    """Compare the checksums of a PNG, which a decoder of its pixels passes over."""
+def verify(path: Path) -> None:
+    """Compare the checksums of a PNG, which a decoder of its pixels passes over; other files pass.
+
+    Raises:
+        ImageError: ``unreadable``.
+    """
     from PIL import Image
 
     with path.open("rb") as file:

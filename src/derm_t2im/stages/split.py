@@ -35,7 +35,19 @@ def run() -> None:
     metrics["leaked_groups"] = splits.leaked_groups(written, near)
     state.write_json(paths.SPLIT_METRICS, metrics)
     sizes = ", ".join(f"{name} {count}" for name, count in metrics["images"].items())
+    if count := metrics["contradictions"]:
+        progress.say(
+            f"split: {count} lesions or pictures bear two labels (`derm-t2im audit` shows them): mend the source"
+        )
     progress.say(f"split: {sizes} -> {paths.SPLITS}")
+
+
+def _contradictions(table: pd.DataFrame, near: np.ndarray) -> int:
+    """Lesions and pictures with more than one label; a patient may well have lesions of both kinds."""
+    from derm_t2im import splits
+
+    one = splits.group_ids(table.drop(columns="patient_id", errors="ignore"), near)
+    return int((table.groupby(one)["label"].nunique() > 1).sum())
 
 
 def _metrics(table: pd.DataFrame, near: np.ndarray) -> dict[str, Any]:
@@ -52,7 +64,7 @@ def _metrics(table: pd.DataFrame, near: np.ndarray) -> dict[str, Any]:
         "largest_group": int(sizes.max()),
         "near_duplicates": len(near),
         "near_duplicate_pairs": kinds_of_pairs(table, near),
-        "contradictions": int((table.groupby("group_id")["label"].nunique() > 1).sum()),
+        "contradictions": _contradictions(table, near),
         "external_dropped": int(table.loc[external, "group_id"].isin(pool_groups).sum()),
         "images": {name: int((table["split"] == name).sum()) for name in SPLITS},
         "classes": {name: {label: counts[name].get(label, 0) for label in labels} for name in SPLITS},
