@@ -11,7 +11,7 @@ from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
-CAPTIONS = [f"a sks dermoscopic image of a {label} lesion" for label in ("benign", "malignant")] * 3
+CAPTIONS = [f"a dermoscopic image of a {label} lesion, sks" for label in ("benign", "malignant")] * 3
 
 
 def run(folder: Path, work: Path, steps: int, **settings: object) -> dict[str, torch.Tensor]:
@@ -19,7 +19,9 @@ def run(folder: Path, work: Path, steps: int, **settings: object) -> dict[str, t
     chosen = Finetune(steps=steps, batch=4, checkpoint_every=2, warmup=2, **settings)  # type: ignore[arg-type]
     cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=True)
     work.mkdir(exist_ok=True)
-    dreambooth.train(pipe, cache, dreambooth.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False), chosen, work)
+    heldout = dreambooth.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False)
+    before = dreambooth.prior(pipe, chosen, ["benign", "malignant"]) if chosen.prior_weight else None
+    dreambooth.train(pipe, cache, heldout, chosen, work, before=before)
     name = lora.WHOLE if chosen.method == "full" else lora.WEIGHTS
     return load_file(work / "lora" / name)
 
@@ -66,7 +68,7 @@ def test_accumulated_batches_show_the_images_of_one_large_batch() -> None:
 def test_patience_ends_training_and_keeps_the_best(tiny_base: Path, tmp_path: Path) -> None:
     pipe = base.load(str(tiny_base))
     cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
-    settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=0.5, clip=100.0, patience=3)
+    settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=3.0, clip=100.0, patience=3)
     (tmp_path / "w").mkdir()
     seen: list[tuple[int, dict[str, float]]] = []
     told = dreambooth.train(

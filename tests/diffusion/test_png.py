@@ -8,7 +8,7 @@ from PIL import Image
 from derm_t2im.diffusion import png
 
 ROW = {
-    "prompt": "a sks dermoscopic image of one large malignant lesion on tan skin, back",
+    "prompt": "a dermoscopic image of one large malignant lesion on tan skin, back, sks",
     "negative_prompt": "hair, ruler",
     "steps": 20,
     "sampler": "euler_a",

@@ -24,8 +24,8 @@ def test_plan_is_balanced_and_says_what_was_measured() -> None:
     rows = sample.plan(Generate(images=8), TRAIN, ["benign", "malignant"], "sks")
     assert rows["label"].value_counts().to_dict() == {"benign": 4, "malignant": 4}
     assert rows["image_id"].is_unique and rows["seed"].is_unique
-    assert rows["prompt"][0] == "a sks dermoscopic image of one tiny benign lesion on dark skin"
-    assert rows["prompt"][1] == "a sks dermoscopic image of three large malignant lesions on light skin"
+    assert rows["prompt"][0] == "a dermoscopic image of one tiny benign lesion on dark skin, sks"
+    assert rows["prompt"][1] == "a dermoscopic image of three large malignant lesions on light skin, sks"
 
 
 def test_a_longer_plan_begins_with_the_shorter() -> None:

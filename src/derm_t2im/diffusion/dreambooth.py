@@ -17,12 +17,17 @@ import numpy as np
 from derm_t2im import progress, seeds
 from derm_t2im.diffusion import base, lora, prompts
 from derm_t2im.errors import UserError
+from derm_t2im.vocabulary import COUNTS, SIZES, TONES
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
 
     from derm_t2im.params.finetune import Finetune
+
+
+#: Low, so that prior images vary as the base model's distribution does.
+PRIOR_GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -65,21 +70,30 @@ def encode(pipe: StableDiffusionPipeline, images: np.ndarray, captions: Sequence
     return _cached(pipe, torch.stack(latents, 1), captions)
 
 
-def prior(pipe: StableDiffusionPipeline, settings: Finetune) -> Cache:
-    """Latents and embeddings of images that the base model draws for the class prompt (prior preservation)."""
+def prior(pipe: StableDiffusionPipeline, settings: Finetune, classes: Sequence[str]) -> Cache:
+    """Latents and embeddings of images that the base model draws for prompts without the token (prior preservation).
+
+    The prompts name every class, size, count and skin tone equally often, so that all these words keep their meaning
+    while few seed images, most of them alike, teach the token.
+    """
     import torch
 
+    said = [prompts.compose(_evenly(classes, settings.seed, i)) for i in range(settings.prior_images)]
     latents = []
     with torch.inference_mode():
-        for start in range(0, settings.prior_images, 32):
-            chance = [
-                torch.Generator().manual_seed(seeds.derive(settings.seed, "prior", i))
-                for i in range(start, min(start + 32, settings.prior_images))
-            ]
-            drawn = pipe([prompts.CLASS_PROMPT] * len(chance), num_inference_steps=20, generator=chance,
-                         output_type="latent")  # fmt: skip
+        for start in progress.track(range(0, settings.prior_images, 32), "finetune: prior images"):
+            part = range(start, min(start + 32, settings.prior_images))
+            chance = [torch.Generator().manual_seed(seeds.derive(settings.seed, "prior", i)) for i in part]
+            drawn = pipe([said[i] for i in part], num_inference_steps=20, guidance_scale=PRIOR_GUIDANCE,
+                         generator=chance, output_type="latent")  # fmt: skip
             latents.append(drawn.images)
-    return _cached(pipe, torch.cat(latents)[:, None], [prompts.CLASS_PROMPT] * settings.prior_images)
+    return _cached(pipe, torch.cat(latents)[:, None], said)
+
+
+def _evenly(classes: Sequence[str], seed: int, i: int) -> dict[str, str]:
+    rng = seeds.generator(seed, "prior prompt", i)
+    said = {key: str(rng.choice(list(values))) for key, values in (("size", SIZES), ("count", COUNTS), ("tone", TONES))}
+    return {"label": classes[i % len(classes)], **said}
 
 
 def _cached(pipe: StableDiffusionPipeline, latents: torch.Tensor, captions: Sequence[str]) -> Cache:
@@ -134,6 +148,7 @@ def train(
     settings: Finetune,
     work: Path,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    before: Cache | None = None,
 ) -> History:
     """Fine-tune ``pipe`` in place and save what was trained in ``work/lora``.
 
@@ -148,6 +163,7 @@ def train(
         settings: Section ``finetune``.
         work: Folder of the checkpoint and the result.
         report: Called with (step, losses) for each figure of the history, those of a resumed run included.
+        before: :func:`prior`, where ``settings.prior_weight`` is over 0.
 
     Raises:
         UserError: if the loss is not finite, or the targets do not exist in this U-Net.
@@ -156,7 +172,6 @@ def train(
     from diffusers import DDPMScheduler
 
     torch.manual_seed(seeds.derive(settings.seed, "lora"))
-    before = prior(pipe, settings) if settings.prior_weight > 0 else None
     weights = lora.attach(pipe, settings)
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()

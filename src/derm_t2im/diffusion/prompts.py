@@ -31,21 +31,24 @@ def compose(attributes: Mapping[str, str], token: str = "") -> str:
     Args:
         attributes: Any of ``label``, ``size``, ``count``, ``tone``, ``site``; what is missing or
             empty is left out of the sentence.
-        token: DreamBooth's rare identifier (Ruiz et al. 2023), put before the class noun.
+        token: DreamBooth's rare identifier (Ruiz et al. 2023). It comes last: the text encoder reads from left to
+            right, so that the words before it mean to the U-Net what they meant to the base model.
 
     Returns:
-        E.g. ``a sks dermoscopic image of one large malignant lesion on tan skin, back``.
+        E.g. ``a dermoscopic image of one large malignant lesion on tan skin, back, sks``.
     """
     said = {key: value for key, value in attributes.items() if value}
     count = said.get("count", "")
     words = [count, said.get("size", ""), label_words(said["label"]) if "label" in said else "", "lesion"]
     noun = " ".join(word for word in words if word) + ("s" if count in ("two", "three", "multiple") else "")
     article = "" if count else ("an " if noun[0] in "aeiou" else "a ")
-    text = f"a {token} dermoscopic image of {article}{noun}" if token else f"{CLASS_PROMPT} of {article}{noun}"
+    text = f"{CLASS_PROMPT} of {article}{noun}"
     if "tone" in said:
         text += f" on {said['tone']} skin"
     if "site" in said:
         text += f", {said['site']}"
+    if token:
+        text += f", {token}"
     return text
 
 

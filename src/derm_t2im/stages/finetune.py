@@ -49,7 +49,9 @@ def run() -> None:
     loss_before = dreambooth.heldout_loss(pipe, heldout, settings.seed)
     means = sample.noise_means(cache.latents[:, 0])
     before = _draw(pipe, seeds, means, settings, "", work / "before.npy")
-    history = dreambooth.train(pipe, cache, heldout, settings, work)
+    classes = sorted(seeds["label"].unique())
+    known = dreambooth.prior(pipe, settings, classes) if settings.prior_weight > 0 else None
+    history = dreambooth.train(pipe, cache, heldout, settings, work, before=known)
 
     tuned = base.load(settings.base, device=device)
     lora.merge(tuned, work / "lora", 1.0)
