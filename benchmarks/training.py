@@ -95,7 +95,7 @@ def ours(settings: Finetune, images: np.ndarray, captions: list[str]) -> dict[st
     times: list[float] = []
 
     def report(step: int, told: dict[str, float]) -> None:
-        if "train_loss" in told and step >= SKIPPED:  # every ten steps
+        if "train_loss" in told and step >= SKIPPED and step % WINDOW == 0:
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as work:

@@ -51,6 +51,7 @@ CLASSIFICATION_METRICS = METRICS / "classification.json"
 ONNX_METRICS = METRICS / "onnx"
 
 PLOTS = Path("plots")
+FINETUNE_PLOTS = PLOTS / "finetune"
 DATA_VALIDATION_REPORT = Path("reports/validation_data")
 VALIDATION_REPORT = Path("reports/validation")
 REPORT = Path("reports/index.html")

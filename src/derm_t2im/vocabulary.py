@@ -24,6 +24,16 @@ SITES = (
     "lower extremity", "neck", "oral", "scalp", "trunk", "upper extremity",
 )  # fmt: skip
 
+# Other names of the ISIC Archive, as one of SITES; `oral/genital` is none of them and stays unsaid.
+SITE_NAMES: dict[str, str] = {
+    "anterior torso": "trunk",
+    "lateral torso": "trunk",
+    "posterior torso": "back",
+    "torso": "trunk",
+    "head/neck": "head and neck",
+    "palms/soles": "acral",
+}
+
 # How a label is said in a prompt; a label without an entry is said as it is written.
 LABEL_WORDS: dict[str, str] = {
     "benign": "benign",
@@ -54,6 +64,13 @@ def size_of(area: float) -> str:
 def count_of(count: int) -> str:
     """Word for a number of lesions; more than three are still "three"."""
     return next((word for word, n in COUNTS.items() if n >= count), "three")
+
+
+def site_of(site: str) -> str:
+    """A body site of metadata as one of :data:`SITES`; empty where it is none of them."""
+    name = " ".join(site.split()).lower()
+    name = SITE_NAMES.get(name, name)
+    return name if name in SITES else ""
 
 
 def label_words(label: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from derm_t2im import progress, seeds
 from derm_t2im.diffusion import base, lora, prompts
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.vocabulary import COUNTS, SIZES, TONES
 
 if TYPE_CHECKING:
@@ -44,10 +44,15 @@ class Cache:
     text: torch.Tensor
     blank: torch.Tensor
 
+    def of(self, chosen: np.ndarray) -> Cache:
+        """The same of some of the images, by a mask (n,)."""
+        at = np.flatnonzero(chosen)
+        return Cache(self.latents[at], self.tokens[at], self.blank_tokens, self.text[at], self.blank)
+
 
 @dataclass
 class History:
-    """Losses on the way: ``train`` every 10 steps, ``heldout`` at checkpoints; pairs (step, loss).
+    """Losses on the way: ``train`` of each step, ``heldout`` at checkpoints; pairs (steps done, loss).
 
     ``kept`` is the step whose weights were kept.
     """
@@ -148,6 +153,7 @@ def train(
     settings: Finetune,
     work: Path,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    show: Callable[[int], None] | None = None,
     before: Cache | None = None,
 ) -> History:
     """Fine-tune ``pipe`` in place and save what was trained in ``work/lora``.
@@ -162,12 +168,42 @@ def train(
         heldout: The same of held-out images.
         settings: Section ``finetune``.
         work: Folder of the checkpoint and the result.
-        report: Called with (step, losses) for each figure of the history, those of a resumed run included.
+        report: Called with (steps done, figures) for each ``train_loss`` with its ``lr`` and each ``heldout_loss``,
+            those of a resumed run included.
+        show: Called with the steps done every ``settings.sample_every`` steps, while ``pipe`` holds the weights as
+            they are then (their average, if one is kept). May be called again for steps after the last checkpoint.
         before: :func:`prior`, where ``settings.prior_weight`` is over 0.
 
     Raises:
-        UserError: if the loss is not finite, or the targets do not exist in this U-Net.
+        UserError: if the loss is not finite, memory runs out, or the targets do not exist in this U-Net.
     """
+    with enough_memory(lambda: _room(work)):
+        return _train(pipe, cache, heldout, settings, work, report, show, before)
+
+
+def _room(work: Path) -> str:
+    """What to do where training needs more memory than there is."""
+    import torch
+
+    checkpoint = work / "checkpoint.pt"
+    saved = torch.load(checkpoint, weights_only=True, mmap=True)["step"] if checkpoint.is_file() else 0
+    kept = f"the last good checkpoint, step {saved}, is kept and goes on with it" if saved else "no checkpoint yet"
+    return (
+        f"finetune needs more than there is; set finetune.gradient_checkpointing to true ({kept}), or lower "
+        "finetune.batch (with finetune.accumulate raised as much), or set finetune.precision to bf16, and start again."
+    )
+
+
+def _train(
+    pipe: StableDiffusionPipeline,
+    cache: Cache,
+    heldout: Cache,
+    settings: Finetune,
+    work: Path,
+    report: Callable[[int, dict[str, float]], None] | None,
+    show: Callable[[int], None] | None,
+    before: Cache | None,
+) -> History:
     import torch
     from diffusers import DDPMScheduler
 
@@ -189,7 +225,7 @@ def train(
     pipe.text_encoder.train(learns_text)
     told = report or (lambda step, losses: None)
     for step, loss in run.history.train:
-        told(step, {"train_loss": loss})
+        told(step, {"train_loss": loss, "lr": settings.lr * _rate(settings, step - 1)})
     for step, loss in run.history.heldout:
         told(step, {"heldout_loss": loss})
 
@@ -207,23 +243,33 @@ def train(
                 if before is not None:
                     error = error + settings.prior_weight * _loss(pipe, before, schedule, settings, step, part, "prior")
             if not torch.isfinite(error):
-                kept = f"the last good checkpoint is step {run.saved}" if run.saved else "no checkpoint yet"
-                raise UserError(f"finetune: the loss is not finite at step {step} ({kept}); lower finetune.lr.")
+                raise _not_finite("loss", run)
             mean += error.item() / settings.accumulate
             scaler.scale(error / settings.accumulate).backward()
         scaler.unscale_(run.optimiser)
-        torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+        slope = torch.nn.utils.clip_grad_norm_(weights, settings.clip)
+        if not scaler.is_enabled() and not torch.isfinite(slope):  # the scaler leaves such a step out by itself
+            raise _not_finite("gradient", run)
         scaler.step(run.optimiser)
         scaler.update()
         run.stepped()
-        if step % 10 == 0:
-            run.history.train.append((step, mean))
-            told(step, {"train_loss": mean})
+        run.history.train.append((run.step, mean))
+        told(run.step, {"train_loss": mean, "lr": settings.lr * _rate(settings, step)})
+        if show is not None and settings.sample_every and run.step % settings.sample_every == 0:
+            with run.averaged():  # before the checkpoint, so that a run killed between them draws it again
+                pipe.unet.eval()
+                pipe.text_encoder.eval()
+                show(run.step)
+                pipe.unet.train()
+                pipe.text_encoder.train(learns_text)
         if run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
             with run.averaged(), torch.inference_mode():
                 text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
                 pipe.unet.eval()
-                run.judge(heldout_loss(pipe, heldout, settings.seed, text=text), settings.patience > 0)
+                loss = heldout_loss(pipe, heldout, settings.seed, text=text)
+                if not math.isfinite(loss):  # these weights must not replace the good checkpoint
+                    raise _not_finite("held-out loss", run)
+                run.judge(loss, settings.patience > 0)
                 pipe.unet.train()
             told(run.step, {"heldout_loss": run.history.heldout[-1][1]})
             run.saved = run.step
@@ -234,6 +280,11 @@ def train(
     run.finish()
     lora.save(pipe, work / "lora", settings.method)
     return run.history
+
+
+def _not_finite(what: str, run: _Run) -> UserError:
+    kept = f"the last good checkpoint, step {run.saved}, is kept" if run.saved else "no checkpoint yet"
+    return UserError(f"finetune: the {what} is not finite at step {run.step} ({kept}); lower finetune.lr.")
 
 
 class _Run:

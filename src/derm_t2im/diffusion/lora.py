@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from derm_t2im.errors import UserError
 from derm_t2im.state import write_atomic
@@ -88,6 +89,25 @@ def merge(pipe: StableDiffusionPipeline, folder: Path, beta: float) -> None:
             pipe.unload_lora_weights()
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder} does not fit this base model: {' '.join(str(error).split())[:200]}") from None
+
+
+def folder_for(folder: Path, label: str, per_class: bool) -> Path:
+    """Where the weights for a class lie: in ``folder``, or with ``per_class`` in one folder for each class below it.
+
+    Raises:
+        UserError: if no weights were trained for the class.
+    """
+    if not per_class:
+        return folder
+    own = class_folder(folder, label)
+    if not own.is_dir():
+        raise UserError(f"{folder} has no weights for the class {label!r}: run the stage finetune again.")
+    return own
+
+
+def class_folder(folder: Path, label: str) -> Path:
+    """Folder of one class below ``folder``; a label is a diagnosis, and may hold what a path may not."""
+    return folder / quote(label, safe=" ")
 
 
 def _tuned_parts(pipe: StableDiffusionPipeline) -> list[str]:

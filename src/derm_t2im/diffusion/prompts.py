@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from derm_t2im.errors import UserError
 from derm_t2im.vocabulary import COUNTS, LABEL_WORDS, SITES, SIZES, TONES, label_words
 
 CLASS_PROMPT = "a dermoscopic image"
+
+#: What a sentence may say of an image.
+ATTRIBUTES = ("label", "size", "count", "tone", "site")
 
 # Further sentences that the tokenizer of the embedded base model must cover: the paper's own
 # prompts (Derm-T2IM, arXiv 2401.05159) and what people type into a negative prompt.
@@ -50,6 +54,22 @@ def compose(attributes: Mapping[str, str], token: str = "") -> str:
     if token:
         text += f", {token}"
     return text
+
+
+def token_of(token: str | Mapping[str, str], label: str) -> str:
+    """The identifier of a class: one for all classes, or each has its own.
+
+    Raises:
+        UserError: if the mapping does not name the class.
+    """
+    if isinstance(token, str):
+        return token
+    if label not in token:
+        raise UserError(
+            f"finetune.token names no token for the class {label!r}, only for {', '.join(sorted(token))}: "
+            "name every class, or give one token for all."
+        )
+    return token[label]
 
 
 def corpus() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from derm_t2im import seeds
 from derm_t2im.diffusion import base, prompts
 from derm_t2im.errors import UserError
-from derm_t2im.vocabulary import COUNTS, SITES, SIZES, TONES, count_of, size_of
+from derm_t2im.vocabulary import COUNTS, SITES, SIZES, TONES, count_of, site_of, size_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,18 +33,26 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 _VALUES = {"size": tuple(SIZES), "count": tuple(COUNTS), "tone": tuple(TONES), "site": SITES}
 
 
-def said_of(row: Any) -> dict[str, str]:
-    """The attributes that a prompt would say of a real image, from what was measured on it."""
+def said_of(row: Any, keep: Sequence[str] = prompts.ATTRIBUTES) -> dict[str, str]:
+    """The attributes that a prompt would say of a real image, from metadata and from what was measured on it.
+
+    Those that are unknown, or not in ``keep``, are left out.
+    """
     said = {"label": str(row.label)}
     for key, column, name in (("size", "lesion_area", size_of), ("count", "lesion_count", count_of)):
         value = getattr(row, column, None)
         if value is not None and value == value and value is not _missing():
             said[key] = name(value)
-    for key in ("tone", "site"):
+    for key, word in (("tone", str), ("site", site_of)):
         value = getattr(row, key, None)
-        if isinstance(value, str) and value and (key != "site" or value in SITES):
-            said[key] = value
-    return said
+        if isinstance(value, str) and word(value):
+            said[key] = word(value)
+    return {key: value for key, value in said.items() if key in keep}
+
+
+def caption(row: Any, token: str | Mapping[str, str], keep: Sequence[str]) -> str:
+    """What training says of a real image."""
+    return prompts.compose(said_of(row, keep), prompts.token_of(token, str(row.label)))
 
 
 def _missing() -> object:
@@ -66,7 +74,12 @@ def noise_means(latents: torch.Tensor) -> np.ndarray:
 
 
 def plan(
-    settings: Generate, examples: pd.DataFrame, classes: Sequence[str], token: str, means: np.ndarray | None = None
+    settings: Generate,
+    examples: pd.DataFrame,
+    classes: Sequence[str],
+    token: str | Mapping[str, str],
+    means: np.ndarray | None = None,
+    keep: Sequence[str] = prompts.ATTRIBUTES,
 ) -> pd.DataFrame:
     """Which images to draw: prompt, seed, sampler and noise of each, classes in turn.
 
@@ -74,8 +87,12 @@ def plan(
         settings: Section ``generate``.
         examples: Rows of real images, from which ``match`` draws attributes and ``matched`` colours.
         classes: Labels, each gets the same number of images.
-        token: The fine-tuned identifier; empty for the base model as it is.
+        token: The fine-tuned identifier, or that of each class; empty for the base model as it is.
         means: :func:`noise_means` of the examples, (n, channels); without them ``matched`` is ``zero``.
+        keep: What the captions of training say: ``match`` asks for nothing else.
+
+    Raises:
+        UserError: if a class has no token.
     """
     import pandas as pd
 
@@ -87,7 +104,8 @@ def plan(
         rng = seeds.generator(settings.seed, "attributes", name)
         like = np.flatnonzero(labels == label)
         example = int(like[rng.integers(len(like))]) if len(like) else None
-        said = _attributes(settings.attributes, known[example] if example is not None else {}, rng)
+        like_it = known[example] if example is not None else {}
+        said = _attributes(settings.attributes, {k: v for k, v in like_it.items() if k in keep}, rng)
         if settings.attributes.tone == "uniform":  # the colours of an example with that tone, best of that class
             toned = [k for k, other in enumerate(known) if other.get("tone") == said["tone"]]
             toned = [k for k in toned if labels[k] == label] or toned
@@ -98,7 +116,9 @@ def plan(
                 "kind": "synthetic",
                 "label": label,
                 "source": "generated",
-                "prompt": prompts.compose({"label": label, **said}, token),
+                "prompt": prompts.compose(
+                    {**({"label": label} if "label" in keep else {}), **said}, prompts.token_of(token, label)
+                ),
                 "negative_prompt": settings.negative_prompt,
                 "attributes": json.dumps(said, sort_keys=True),
                 # 32 bits, because that is what the web UI's seed box takes

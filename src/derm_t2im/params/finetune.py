@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from derm_t2im.params import Section
+
+Attribute = Literal["label", "size", "count", "tone", "site"]
 
 
 class Finetune(Section):
     """Section `finetune`."""
 
     base: str = "models/base/mini"
-    token: str = "sks"
+    token: str | dict[str, str] = "sks"
+    per_class: bool = False
+    caption: tuple[Attribute, ...] = ("label", "size", "count", "tone", "site")
     method: Literal["lora", "full"] = "lora"
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(8, gt=0)
@@ -40,5 +44,26 @@ class Finetune(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     checkpoint_every: int = Field(100, ge=1)
+    sample_every: int = Field(0, ge=0)
     kid_samples: int = Field(96, ge=0)
     seed: int = 0
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _one_or_one_per_class(cls, value: object) -> object:
+        per_class = isinstance(value, dict) and bool(value)
+        if isinstance(value, dict) and per_class:
+            per_class = all(isinstance(word, str) and word for pair in value.items() for word in pair)
+        if not (isinstance(value, str) or per_class):
+            raise ValueError("give one token (sks), or one for each class ({benign: sks, malignant: zwx})")
+        return value
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Finetune:
+        tokens = list(self.token.values()) if isinstance(self.token, dict) else []
+        if "label" in self.caption or self.per_class or (tokens and len(set(tokens)) == len(tokens)):
+            return self
+        raise ValueError(
+            "nothing tells the classes apart: add label to finetune.caption, or give each class its own "
+            "finetune.token, or set finetune.per_class to true"
+        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from derm_t2im import manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import base, dreambooth, lora, prompts, sample
-from derm_t2im.errors import UserError
+from derm_t2im.diffusion import base, dreambooth, lora, prompts, sample, watch
+from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.fidelity.kid import kid_interval, unit
 from derm_t2im.imaging.io import read_stack, write_png
 from derm_t2im.params import load
@@ -22,52 +24,82 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 GRID = (4, 8)  # rows and columns of the sample grids
+WATCHED = 8  # images of a grid on the way
+
+MEMORY = (
+    "finetune needs more than there is to encode or draw images; end what else uses it, or choose a smaller "
+    "finetune.base; what is trained is kept and goes on with the same parameters."
+)
 
 
 def run() -> None:
-    """Write models/lora/ (weights, sample grids before and after) and metrics/finetune.json."""
+    """Write models/lora/ (weights, sample grids before and after), plots/finetune/ and metrics/finetune.json."""
     settings = load("finetune", Finetune)
     table = manifest.read(paths.SPLITS_MANIFEST)
-    device = runtime.device()
-    pipe = base.load(settings.base, device=device)
-    size = base.image_size(pipe)
     seeds, val = table[table["seed_image"].fillna(False)], table[table["split"] == "val"]
     if seeds.empty:
         raise UserError("finetune: the split has no seed images; raise split.seed_images.")
-    images = _images(seeds, size)
+    classes = sorted(table.loc[table["split"] == "train", "label"].unique())
+    _refuse_gaps(settings, classes, seeds, val)
+    device = runtime.device()
+    pipe = base.load(settings.base, device=device)
+    size = base.image_size(pipe)
+    images, val_images = _images(seeds, size), _images(val, size)
     inputs = [state.hash_tree(Path(settings.base)), state.hash_file(paths.SPLITS_MANIFEST)]
-    code = state.hash_code(base, dreambooth, lora, prompts, sample)
-    work = state.work_folder("finetune", state.fingerprint(settings, inputs, code))
+    code = state.hash_code(base, dreambooth, lora, prompts, sample, watch)
+    # Gradient checkpointing changes no bit, so a run that ran out of memory goes on with it.
+    result = settings.model_copy(update={"gradient_checkpointing": False})
+    work = state.work_folder("finetune", state.fingerprint(result, inputs, code))
     probe = networks.load(paths.PROBE)
+    log = watch.Log(work / "log")
+    with enough_memory(lambda: MEMORY):
+        cache = dreambooth.encode(pipe, images, _captions(seeds, settings), settings.flips)
+        heldout = dreambooth.encode(pipe, val_images, _captions(val, settings), False)
+        means = sample.noise_means(cache.latents[:, 0])
+        before = _draw(lambda label: pipe, seeds, means, settings, "", work / "before.npy")
+        named = classes if settings.per_class else [""]
+        parts = {
+            label: (_of(seeds, label), cache.of(_of(seeds, label)), heldout.of(_of(val, label))) for label in named
+        }
+        loss_before = {label: dreambooth.heldout_loss(pipe, part[2], settings.seed) for label, part in parts.items()}
+        learnt: dict[str, dict[str, Any]] = {}
+        for label, (chosen, own, own_heldout) in parts.items():
+            learner = base.load(settings.base, device=device) if label else pipe
+            folder = lora.class_folder(work / "classes", label) if label else work
+            folder.mkdir(parents=True, exist_ok=True)
+            plan = _watched(seeds, means, settings, [label] if label else classes)
+            known = [label] if label else classes
+            before_it = dreambooth.prior(learner, settings, known) if settings.prior_weight > 0 else None
+            history = dreambooth.train(
+                learner,
+                own,
+                own_heldout,
+                settings,
+                folder,
+                report=partial(log.figures, label),
+                show=watch.Samples(learner, plan, folder / "samples", log, label),
+                before=before_it,
+            )
+            learnt[label] = {
+                "seed_images": int(chosen.sum()),
+                "trained_parameters": _trained(learner),
+                "heldout_loss_before": loss_before[label],
+                "heldout_loss": dict(history.heldout)[history.kept],
+                "kept_step": history.kept,
+                "heldout_n": len(own_heldout.latents),
+            }
+            if label:
+                state.move_into_place(folder / "lora", lora.class_folder(work / "lora", label))
+            del learner
+        log.close()
 
-    said = [prompts.compose(sample.said_of(row), settings.token) for row in seeds.itertuples()]
-    cache = dreambooth.encode(pipe, images, said, settings.flips)
-    val_images = _images(val, size)
-    heldout = dreambooth.encode(
-        pipe, val_images, [prompts.compose(sample.said_of(row), settings.token) for row in val.itertuples()], False
-    )
-    loss_before = dreambooth.heldout_loss(pipe, heldout, settings.seed)
-    means = sample.noise_means(cache.latents[:, 0])
-    before = _draw(pipe, seeds, means, settings, "", work / "before.npy")
-    classes = sorted(seeds["label"].unique())
-    known = dreambooth.prior(pipe, settings, classes) if settings.prior_weight > 0 else None
-    history = dreambooth.train(pipe, cache, heldout, settings, work, before=known)
+        def tuned(label: str) -> StableDiffusionPipeline:
+            fresh = base.load(settings.base, device=device)
+            lora.merge(fresh, lora.folder_for(work / "lora", label, settings.per_class), 1.0)
+            return fresh
 
-    tuned = base.load(settings.base, device=device)
-    lora.merge(tuned, work / "lora", 1.0)
-    after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
-    metrics: dict[str, object] = {
-        "seed_images": len(seeds),
-        "steps": settings.steps,
-        "trained_parameters": sum(
-            p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad
-        ),
-        "heldout_loss_before": loss_before,
-        "heldout_loss": dict(history.heldout)[history.kept],
-        "kept_step": history.kept,
-        "heldout_n": len(val),
-        "losses": {"train": history.train, "heldout": history.heldout},
-    }
+        after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
+    metrics: dict[str, Any] = {"steps": settings.steps, **_together(learnt)}
     if settings.kid_samples:
         real = unit(probe.embed(val_images))
         others = table[(table["split"] == "train") & ~table["seed_image"].fillna(False)]
@@ -80,8 +112,58 @@ def run() -> None:
         write_png(work / "lora" / f"{name}.png", _grid(drawn))
     state.write_json(paths.FINETUNE_METRICS, metrics)
     state.move_into_place(work / "lora", paths.LORA)
+    state.move_into_place(log.results, paths.FINETUNE_PLOTS)
     state.discard(work)
-    say(f"finetune: held-out loss {loss_before:.4f} -> {metrics['heldout_loss']:.4f}, {paths.LORA}")
+    losses = [metrics[name] for name in ("heldout_loss_before", "heldout_loss")]
+    say(f"finetune: held-out loss {losses[0]:.4f} -> {losses[1]:.4f}, {paths.LORA}")
+
+
+def _refuse_gaps(settings: Finetune, classes: list[str], seeds: pd.DataFrame, val: pd.DataFrame) -> None:
+    """Every class has its token, and its images where it has a LoRA of its own."""
+    for label in sorted({*classes, *seeds["label"], *val["label"]}):
+        prompts.token_of(settings.token, label)
+    for label in classes if settings.per_class else []:
+        for what, rows, cure in (("seed", seeds, "split.seed_images"), ("held-out", val, "split.val")):
+            if not (rows["label"] == label).any():
+                raise UserError(
+                    f"finetune.per_class: the class {label!r} has no {what} image; raise {cure}, or set it to false."
+                )
+
+
+def _captions(rows: pd.DataFrame, settings: Finetune) -> list[str]:
+    return [sample.caption(row, settings.token, settings.caption) for row in rows.itertuples()]
+
+
+def _of(rows: pd.DataFrame, label: str) -> np.ndarray:
+    """Mask of the rows of a class; of all for no label."""
+    return np.full(len(rows), True) if not label else (rows["label"] == label).to_numpy(bool)
+
+
+def _trained(pipe: StableDiffusionPipeline) -> int:
+    return sum(p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad)
+
+
+def _together(learnt: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Metrics of the one model, or of one for each class: sums, and losses as means over the held-out images."""
+    if list(learnt) == [""]:
+        return learnt[""]
+    n = sum(own["heldout_n"] for own in learnt.values())
+    return {
+        **{name: sum(own[name] for own in learnt.values()) for name in ("seed_images", "trained_parameters")},
+        **{
+            name: sum(own[name] * own["heldout_n"] for own in learnt.values()) / n
+            for name in ("heldout_loss_before", "heldout_loss")
+        },
+        "heldout_n": n,
+        "classes": learnt,
+    }
+
+
+def _watched(seeds: pd.DataFrame, means: np.ndarray, settings: Finetune, classes: list[str]) -> pd.DataFrame:
+    """The plan of the grids on the way; a row of the grid is one class where there are two."""
+    asked = Generate(images=WATCHED, samplers=("euler_a",), seed=settings.seed)
+    rows = sample.plan(asked, seeds, classes, settings.token, means, settings.caption)
+    return rows.sort_values("label", kind="stable")
 
 
 def _images(rows: pd.DataFrame, size: int) -> np.ndarray:
@@ -95,19 +177,33 @@ def _images(rows: pd.DataFrame, size: int) -> np.ndarray:
 
 
 def _draw(
-    pipe: StableDiffusionPipeline, seeds: pd.DataFrame, means: np.ndarray, settings: Finetune, token: str, keep: Path
+    model: Callable[[str], StableDiffusionPipeline],
+    seeds: pd.DataFrame,
+    means: np.ndarray,
+    settings: Finetune,
+    token: str | dict[str, str],
+    keep: Path,
 ) -> np.ndarray:
-    """Images for the same prompts and seeds before and after (with the token); kept for a resumed run."""
+    """Images for the same prompts and seeds before and after (with the token); kept for a resumed run.
+
+    ``model`` gives the pipeline for a class, or for all with no label.
+    """
     if keep.is_file():
         return np.load(keep)
     asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
-    rows = sample.plan(asked, seeds, sorted(seeds["label"].unique()), token, means)
-    parts = track(sample.batches(rows, 32), f"finetune: samples {keep.stem}")
-    drawn = np.concatenate([sample.draw(pipe, part) for part in parts])
-    partial = keep.with_suffix(".partial.npy")
-    np.save(partial, drawn)
-    partial.replace(keep)
-    return drawn
+    classes = sorted(seeds["label"].unique())
+    rows = sample.plan(asked, seeds, classes, token, means, settings.caption)
+    drawn: dict[str, np.ndarray] = {}
+    for label in classes if settings.per_class else [""]:
+        pipe = model(label)
+        parts = sample.batches(rows[_of(rows, label)], 32)
+        for part in track(parts, f"finetune: samples {keep.stem}{label and ', ' + label}"):
+            drawn |= zip(part["image_id"], sample.draw(pipe, part), strict=True)
+    images = np.stack([drawn[name] for name in rows["image_id"]])
+    unfinished = keep.with_suffix(".partial.npy")
+    np.save(unfinished, images)
+    unfinished.replace(keep)
+    return images
 
 
 def _grid(images: np.ndarray) -> np.ndarray:

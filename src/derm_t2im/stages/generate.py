@@ -12,7 +12,7 @@ import pandas as pd
 
 from derm_t2im import manifest, networks, paths, runtime, state
 from derm_t2im.diffusion import adherence, base, lora, png, prompts, sample
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.imaging import hashing, quality
 from derm_t2im.imaging.io import read_rgb, read_stack
 from derm_t2im.params import load
@@ -23,6 +23,11 @@ from derm_t2im.progress import say, track
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+MEMORY = (
+    "generate needs more than there is to draw {batch} images at a time; lower generate.batch, or set "
+    "generate.precision to bf16."
+)
+
 
 def run() -> None:
     """Write data/synthetic/ (PNG images, manifest) and metrics/generate.json."""
@@ -32,18 +37,22 @@ def run() -> None:
     classes = sorted(train["label"].unique())
     base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(paths.LORA)
     seeds = train[train["seed_image"].fillna(False)]
-    pipe = _pipeline(settings, tuned)
+    pipe = _pipeline(settings, tuned, classes[0])
     means = None
     if settings.noise_mean == "matched":
         means = sample.noise_means(base.latents(pipe, read_stack(seeds["path"].tolist())))
-    rows = sample.plan(settings, seeds, classes, tuned.token, means)
+    rows = sample.plan(settings, seeds, classes, tuned.token, means, tuned.caption)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
     code = state.hash_code(base, lora, prompts, png, sample)
     inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
-    work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, inputs))
+    work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, tuned.caption, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    _draw_all(pipe, settings.batch, rows, images)
+    with enough_memory(lambda: MEMORY.format(batch=settings.batch)):
+        for label in classes if tuned.per_class else classes[:1]:
+            if label != classes[0]:
+                pipe = _pipeline(settings, tuned, label)
+            _draw_all(pipe, settings.batch, rows[rows["label"] == label] if tuned.per_class else rows, images)
     made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
     made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
     opinions = networks.load(paths.PROBE)
@@ -69,12 +78,12 @@ def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, fol
             png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
 
 
-def _pipeline(settings: Generate, tuned: Finetune) -> StableDiffusionPipeline:
+def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusionPipeline:
     device = runtime.device()
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
-    lora.merge(pipe, paths.LORA, settings.beta)
+    lora.merge(pipe, lora.folder_for(paths.LORA, label, tuned.per_class), settings.beta)
     return pipe
 
 

@@ -1,0 +1,102 @@
+"""What one can watch while a model is fine-tuned: figures of each step and grids of samples, kept by DVCLive.
+
+Everything here can be made again from the training's history and the sample grids, and holds no times: a resumed run
+writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from derm_t2im.diffusion import sample
+from derm_t2im.imaging.io import write_png
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import StableDiffusionPipeline
+
+COLUMNS = 4  # of a grid
+TILE = 128  # largest side of one sample in a grid, pixels: grids lie in Git
+STRIP = 14  # height of the line above a grid that says the step
+
+
+class Log:
+    """A DVCLive log; :attr:`results` is the folder that `dvc plots` shows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin anew below ``folder``; without dvclive (a machine that only trains) nothing is logged."""
+        self.results = folder / "plots"
+        self.results.mkdir(parents=True, exist_ok=True)
+        self.live: Any = None
+        try:
+            from dvclive import Live
+        except ImportError:
+            return
+        self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False, report=None)
+
+    def figures(self, name: str, step: int, values: dict[str, float]) -> None:
+        """Figures of one step, six significant digits as in `metrics/`; ``name`` sets those of a class apart."""
+        if self.live is not None:
+            self.live.step = step
+            for key, value in values.items():
+                self.live.log_metric(f"{name}/{key}" if name else key, float(f"{value:.6g}"))
+
+    def image(self, file: Path, name: str = "") -> None:
+        """An image file named after its step."""
+        if self.live is not None:
+            self.live.step = int(file.stem)
+            self.live.log_image(f"samples/{name}/{file.name}" if name else f"samples/{file.name}", file)
+
+    def close(self) -> None:
+        """No more comes."""
+        if self.live is not None:
+            self.live.end()
+
+
+class Samples:
+    """The same few images of a model at several steps."""
+
+    def __init__(
+        self, pipe: StableDiffusionPipeline, rows: pd.DataFrame, folder: Path, log: Log, name: str = ""
+    ) -> None:
+        """Log the grids that are there.
+
+        Args:
+            pipe: The model while it learns; its scheduler is given back after drawing.
+            rows: :func:`sample.plan` of one sampler.
+            folder: Keeps the grids, so that a resumed run draws only those that are missing.
+            log: Gets each grid.
+            name: Of the class, if each has its own model.
+        """
+        self.pipe, self.rows, self.folder, self.log, self.name = pipe, rows, folder, log, name
+        for file in sorted(folder.glob("[0-9]*.png"), key=lambda file: int(file.stem)):
+            log.image(file, name)
+
+    def __call__(self, step: int) -> None:
+        """Draw the grid of a step, unless it is there."""
+        file = self.folder / f"{step}.png"
+        if file.is_file():
+            return
+        scheduler = self.pipe.scheduler
+        try:
+            write_png(file, sheet(sample.draw(self.pipe, self.rows), f"step {step}"))
+        finally:
+            self.pipe.scheduler = scheduler
+        self.log.image(file, self.name)
+
+
+def sheet(images: np.ndarray, title: str) -> np.ndarray:
+    """Images uint8 (n, h, w, 3) in rows of :data:`COLUMNS` below a line of text."""
+    import cv2
+
+    side = min(images.shape[1], TILE)
+    tiles = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+    blank = np.full((side, side, 3), 255, np.uint8)
+    tiles += [blank] * (-len(tiles) % COLUMNS)
+    rows = [np.hstack(tiles[at : at + COLUMNS]) for at in range(0, len(tiles), COLUMNS)]
+    strip = np.full((STRIP, COLUMNS * side, 3), 255, np.uint8)
+    cv2.putText(strip, title, (2, STRIP - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([strip, *rows])
