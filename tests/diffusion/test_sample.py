@@ -100,18 +100,51 @@ def test_noise_means_are_standard_scores_on_the_scale_of_the_noise() -> None:
     assert np.corrcoef(means[:, 0], latents[:, 0].mean((1, 2)).numpy())[0, 1] > 0.999
 
 
-def test_an_image_does_not_depend_on_its_neighbours(tiny_base: Path) -> None:
+@pytest.mark.parametrize("sampler", ["euler_a", "plms", "dpmpp_2m"])
+def test_an_image_has_the_same_bits_whatever_is_drawn_with_it(tiny_base: Path, sampler: str) -> None:
     pipe = base.load(str(tiny_base))
-    rows = sample.plan(Generate(images=6, steps=3, samplers=("euler_a",)), TRAIN, ["benign", "malignant"], "")
+    rows = sample.plan(Generate(images=18, steps=3, samplers=(sampler,)), TRAIN, ["benign", "malignant"], "sks")
     together = sample.draw(pipe, rows)
-    alone = np.concatenate([sample.draw(pipe, rows.iloc[i : i + 1]) for i in range(6)])
-    # other batch sizes may round the last bit of a float another way, never more
-    assert np.abs(together.astype(int) - alone.astype(int)).max() <= 1
+    threads = torch.get_num_threads()
+    try:
+        for order, count in (([5], 1), ([17, 5], 2), ([16, 0, 5, 11], threads), ([*range(17, -1, -1)], 1)):
+            torch.set_num_threads(count)
+            again = sample.draw(base.load(str(tiny_base)), rows.iloc[order], batch=count + 2)
+            assert np.array_equal(again, together[order]), (order, count)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def test_unknown_sampler_names_the_known(tiny_base: Path) -> None:
-    with pytest.raises(UserError, match="allowed: euler, euler_a, plms"):
-        sample.set_sampler(base.load(str(tiny_base)), "eulr")
+def test_every_scheduler_that_fits_draws_or_says_why_not(tiny_base: Path) -> None:
+    pipe = base.load(str(tiny_base))
+    rows = sample.plan(Generate(images=2, steps=3), TRAIN, ["benign", "malignant"], "")
+    names = sorted(kind.__name__ for kind in pipe.scheduler.compatibles)
+    drew = set()
+    for name in names:
+        try:
+            images = sample.draw(pipe, rows.assign(sampler=name))
+        except UserError as error:
+            assert name in str(error)
+            continue
+        assert images.shape == (2, 64, 64, 3) and images.std() > 1, name
+        assert np.array_equal(images[1:], sample.draw(pipe, rows.iloc[1:].assign(sampler=name))), name
+        drew.add(name)
+    assert {"UniPCMultistepScheduler", "LMSDiscreteScheduler", "DEISMultistepScheduler"} <= drew
+    short = sample.draw(pipe, rows.assign(sampler="UniPCMultistep"))
+    assert np.array_equal(short, sample.draw(pipe, rows.assign(sampler="UniPCMultistepScheduler")))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("eulr", r"did you mean euler\? Allowed: euler, euler_a, plms"),
+        ("UniPCMultistp", "did you mean UniPCMultistep"),
+        ("FlowMatchEulerDiscreteScheduler", "does not exist for this model"),
+    ],
+)
+def test_an_unknown_sampler_names_the_known(tiny_base: Path, name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        sample.scheduler(base.load(str(tiny_base)), name)
 
 
 def test_prompts_read_as_sentences() -> None:

@@ -65,7 +65,7 @@ class Samples:
         """Log the grids that are there.
 
         Args:
-            pipe: The model while it learns; its scheduler is given back after drawing.
+            pipe: The model while it learns.
             rows: :func:`sample.plan` of one sampler.
             folder: Keeps the grids, so that a resumed run draws only those that are missing.
             log: Gets each grid.
@@ -80,11 +80,7 @@ class Samples:
         file = self.folder / f"{step}.png"
         if file.is_file():
             return
-        scheduler = self.pipe.scheduler
-        try:
-            write_png(file, sheet(sample.draw(self.pipe, self.rows), f"step {step}"))
-        finally:
-            self.pipe.scheduler = scheduler
+        write_png(file, sheet(sample.draw(self.pipe, self.rows), f"step {step}"))
         self.log.image(file, self.name)
 
 

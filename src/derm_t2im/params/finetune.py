@@ -46,6 +46,7 @@ class Finetune(Section):
     checkpoint_every: int = Field(100, ge=1)
     sample_every: int = Field(0, ge=0)
     kid_samples: int = Field(96, ge=0)
+    adherence_samples: int = Field(48, ge=0)
     seed: int = 0
 
     @field_validator("token", mode="before")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from derm_t2im.params import Section
 
-Sampler = Literal["euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun"]
+#: A short name of `diffusion.sample`, or a scheduler class of diffusers; which of them fit is known with the model.
+Sampler = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
 class Attributes(Section):
@@ -30,7 +31,7 @@ class Generate(Section):
     images: int = Field(936, ge=1)
     samplers: tuple[Sampler, ...] = Field(("euler_a", "euler", "plms"), min_length=1)
     steps: int = Field(20, ge=1, le=1000)
-    guidance: float = Field(7.0, ge=0, le=50)
+    guidance: float = Field(4.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     noise_mean: Literal["matched", "zero", "free"] = "matched"

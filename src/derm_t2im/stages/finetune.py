@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from derm_t2im import manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import base, dreambooth, lora, prompts, sample, watch
+from derm_t2im.diffusion import adherence, base, dreambooth, lora, prompts, sample, watch
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.fidelity.kid import kid_interval, unit
+from derm_t2im.imaging import quality
 from derm_t2im.imaging.io import read_stack, write_png
 from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
-from derm_t2im.params.generate import Generate
+from derm_t2im.params.generate import Attributes, Generate
 from derm_t2im.progress import say, track
 
 if TYPE_CHECKING:
-    import pandas as pd
     from diffusers import StableDiffusionPipeline
 
 GRID = (4, 8)  # rows and columns of the sample grids
-WATCHED = 8  # images of a grid on the way
+WATCHED = 16  # images of a grid on the way
+JUDGED = ("euler_a", "euler", "plms")  # samplers whose adherence is measured
+EVENLY = Attributes(size="uniform", count="uniform", tone="uniform")
 
 MEMORY = (
     "finetune needs more than there is to encode or draw images; end what else uses it, or choose a smaller "
@@ -99,6 +102,11 @@ def run() -> None:
             return fresh
 
         after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
+        asked = Generate(
+            images=len(JUDGED) * settings.adherence_samples or 1, samplers=JUDGED, attributes=EVENLY, seed=settings.seed
+        )
+        if settings.adherence_samples:
+            evenly = _draw(tuned, seeds, means, settings, settings.token, work / "evenly.npy", asked)
     metrics: dict[str, Any] = {"steps": settings.steps, **_together(learnt)}
     if settings.kid_samples:
         real = unit(probe.embed(val_images))
@@ -108,6 +116,9 @@ def run() -> None:
             metrics |= kid_interval(unit(probe.embed(drawn)), real).keys(name)
         if floor is not None:
             metrics |= kid_interval(floor, real).keys("kid_floor")
+    if settings.adherence_samples:
+        rows = sample.plan(asked, seeds, sorted(seeds["label"].unique()), settings.token, means, settings.caption)
+        metrics["adherence"] = _adherence(rows, evenly, probe)
     for name, drawn in (("before", before), ("after", after)):
         write_png(work / "lora" / f"{name}.png", _grid(drawn))
     state.write_json(paths.FINETUNE_METRICS, metrics)
@@ -183,6 +194,7 @@ def _draw(
     settings: Finetune,
     token: str | dict[str, str],
     keep: Path,
+    asked: Generate | None = None,
 ) -> np.ndarray:
     """Images for the same prompts and seeds before and after (with the token); kept for a resumed run.
 
@@ -190,7 +202,8 @@ def _draw(
     """
     if keep.is_file():
         return np.load(keep)
-    asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
+    if asked is None:
+        asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
     classes = sorted(seeds["label"].unique())
     rows = sample.plan(asked, seeds, classes, token, means, settings.caption)
     drawn: dict[str, np.ndarray] = {}
@@ -204,6 +217,12 @@ def _draw(
     np.save(unfinished, images)
     unfinished.replace(keep)
     return images
+
+
+def _adherence(rows: pd.DataFrame, drawn: np.ndarray, probe: networks.Network) -> dict[str, object]:
+    """Whether images show what was asked, each word equally often; of all and of each sampler."""
+    made = rows.join(pd.DataFrame([quality.measure(image) for image in track(drawn, "finetune: measure")]))
+    return adherence.measure(made, np.array(probe.classes)[probe.predict(drawn).argmax(1)])
 
 
 def _grid(images: np.ndarray) -> np.ndarray:

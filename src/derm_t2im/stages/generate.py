@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,16 +66,25 @@ def run() -> None:
 
 
 def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
-    """Draw what is missing. A batch is whole or drawn again whole, so that its images stay the same bits."""
-    parts = sample.batches(rows, batch)
-    todo = [part for part in parts if not all((folder / f"{name}.png").is_file() for name in part["image_id"])]
-    if len(todo) < len(parts):
-        say(f"generate: goes on, {len(parts) - len(todo)} of {len(parts)} batches are there")
+    """Draw what is missing; images are written while the next ones are drawn."""
+    for name in rows["sampler"].unique():
+        sample.scheduler(pipe, name)  # one that does not fit is an error before any work
+    missing = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
+    if len(missing) < len(rows):
+        say(f"generate: goes on, {len(rows) - len(missing)} of {len(rows)} images are there")
     size = base.image_size(pipe)
-    for part in track(todo, "generate (batches)"):
-        drawn = sample.draw(pipe, part)
-        for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
-            png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
+    with ThreadPoolExecutor(runtime.workers()) as pool:
+        writing: list[Future[None]] = []
+        for part in track(sample.batches(missing, sample.per_call(pipe, batch)), "generate (batches)"):
+            drawn = sample.draw(pipe, part, batch)
+            for done in writing:  # no more than one batch waits
+                done.result()
+            writing = [
+                pool.submit(png.write, folder / f"{row['image_id']}.png", image, png.describe(row, size))
+                for image, (_, row) in zip(drawn, part.iterrows(), strict=True)
+            ]
+        for done in writing:
+            done.result()
 
 
 def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusionPipeline:
@@ -84,7 +93,7 @@ def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusio
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
     lora.merge(pipe, lora.folder_for(paths.LORA, label, tuned.per_class), settings.beta)
-    return pipe
+    return base.for_inference(pipe)
 
 
 def _measure(files: list[Path]) -> pd.DataFrame:
