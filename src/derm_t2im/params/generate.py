@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from derm_t2im.params import Section
 
-#: A short name of `diffusion.sample`, or a scheduler class of diffusers; which of them fit is known with the model.
-Sampler = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+SAMPLERS = ("euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun")
+
+
+def _sampler(name: str) -> str:
+    if name not in SAMPLERS and not re.fullmatch(r"[A-Z]\w+", name):
+        short = ", ".join(repr(s) for s in SAMPLERS)
+        raise ValueError(f"should be {short} or a scheduler class of diffusers such as 'UniPCMultistep'")
+    return name
+
+
+#: A short name, or a class of diffusers; whether such a class exists and fits is known with the model.
+Sampler = Annotated[str, AfterValidator(_sampler)]
 
 
 class Attributes(Section):
