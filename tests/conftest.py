@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     "finetune.steps": 4,
     "finetune.checkpoint_every": 2,
     "finetune.kid_samples": 8,
+    "finetune.sample_every": 2,
     "generate.images": 72,
     "generate.steps": 3,
     "generate.samplers": ["euler_a", "plms"],
