@@ -1,6 +1,8 @@
 """The stages finetune and generate on random images and a base of random weights."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -156,9 +158,21 @@ def test_out_of_memory_while_sampling_names_what_to_lower(begin: Callable, monke
 
 
 def test_a_training_without_dvclive_logs_nothing(begin: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "dvclive", None)
+    monkeypatch.setitem(sys.modules, "dvclive", None)
     made = begin("alone", steps=1)[1]
     assert not [name for name in made if name.startswith("plots")] and f"models/lora/{lora.WEIGHTS}" in made
+
+
+def test_where_dvclive_cannot_log_training_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    log = watch.Log(tmp_path / "log")  # a repository without a commit
+    log.figures("", 1, {"train_loss": 0.5})
+    log.close()
+    assert "finetune: no log in plots/finetune: " in capsys.readouterr().err
 
 
 def test_a_step_of_the_history_is_told_with_its_rate(tiny_base: Path, tmp_path: Path) -> None:
