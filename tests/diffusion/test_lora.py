@@ -127,6 +127,65 @@ def test_not_a_number_stops_with_advice(tiny_base: Path, tmp_path: Path) -> None
         run(tiny_base, tmp_path / "w", 40, lr=1e30, clip=1e30)
 
 
+def test_weights_that_are_no_numbers_do_not_replace_the_good_checkpoint(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tiny_base, tmp_path / "whole", 4)
+    measure, calls = dreambooth.heldout_loss, []
+
+    def broken(*arguments: object, **named: object) -> float:
+        calls.append(measure(*arguments, **named))  # type: ignore[arg-type]
+        return calls[-1] if len(calls) == 1 else float("nan")
+
+    monkeypatch.setattr(dreambooth, "heldout_loss", broken)
+    with pytest.raises(
+        UserError, match=r"held-out loss is not finite at step 4 \(the last good checkpoint, step 2, is"
+    ):
+        run(tiny_base, tmp_path / "w", 4)
+    saved = torch.load(tmp_path / "w" / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 2 and all(w.isfinite().all() for w in saved["weights"])
+    monkeypatch.setattr(dreambooth, "heldout_loss", measure)
+    resumed = run(tiny_base, tmp_path / "w", 4)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: error code 12"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8589934592 bytes."),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_one_line_and_keeps_the_checkpoint(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise error
+
+    run(tiny_base, tmp_path / "w", 2)
+    monkeypatch.setattr(dreambooth, "_loss", full)
+    with pytest.raises(UserError, match=r"gradient_checkpointing .*step 2, is kept.* finetune\.batch") as caught:
+        run(tiny_base, tmp_path / "w", 4)
+    assert "\n" not in str(caught.value)
+    assert torch.load(tmp_path / "w" / "checkpoint.pt", weights_only=True)["step"] == 2
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        run(tiny_base, tmp_path / "fresh", 4)
+
+
+def test_other_errors_of_torch_are_not_taken_for_memory(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(dreambooth, "_loss", wrong)
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(tiny_base, tmp_path / "w", 2)
+
+
 def test_unknown_targets_are_named(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"finetune\.targets"):
         run(tiny_base, tmp_path / "w", 2, targets=["nowhere"])

@@ -28,6 +28,47 @@ def test_plan_is_balanced_and_says_what_was_measured() -> None:
     assert rows["prompt"][1] == "a dermoscopic image of three large malignant lesions on light skin, sks"
 
 
+def test_each_class_has_its_token() -> None:
+    tokens = {"benign": "sks", "malignant": "zwx"}
+    rows = sample.plan(Generate(images=4), TRAIN, ["benign", "malignant"], tokens)
+    assert rows["prompt"][0].startswith("a sks dermoscopic") and rows["prompt"][1].startswith("a zwx dermoscopic")
+    with pytest.raises(UserError, match=r"no token for the class 'nv', only for benign, malignant"):
+        sample.plan(Generate(images=4), TRAIN, ["benign", "nv"], tokens)
+
+
+@pytest.mark.parametrize("left_out", prompts.ATTRIBUTES)
+def test_captions_and_prompts_leave_out_the_same_attribute(left_out: str) -> None:
+    table = TRAIN.assign(site="back")
+    keep = [name for name in prompts.ATTRIBUTES if name != left_out]
+    words = {"label": "benign ", "size": "tiny ", "count": "one ", "tone": " on dark skin", "site": ", back"}
+    row = next(table.itertuples())
+    whole = sample.caption(row, "sks", prompts.ATTRIBUTES)
+    assert whole == "a sks dermoscopic image of one tiny benign lesion on dark skin, back"
+    said = sample.caption(row, "sks", keep)
+    assert words[left_out] not in said and all(word in said for name, word in words.items() if name != left_out)
+    wanted = Generate(images=2, attributes=Attributes(site="match"))
+    plan = sample.plan(wanted, table, ["benign", "malignant"], "sks", keep=keep)
+    assert plan["prompt"][0] == said
+    assert left_out not in json.loads(plan["attributes"][0])
+
+
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [(site, site) for site in ("abdomen", "acral", "back", "chest", "ear", "face", "foot", "genital", "hand",
+                               "lower extremity", "neck", "scalp", "trunk", "upper extremity")]
+    + [("Head/Neck", "head and neck"), ("posterior torso", "back"), ("palms/soles", "acral"),
+       ("oral/genital", None), ("unknown", None), ("", None), (None, None), (float("nan"), None)],
+    ids=str,
+)  # fmt: skip
+def test_sites_of_real_metadata_reach_the_caption(site: object, said: str | None) -> None:
+    """The values of HAM10000's `localization`, and of the ISIC Archive's `anatom_site_general`."""
+    row = next(pd.DataFrame({"label": ["nv"], "site": [site]}).itertuples())
+    end = f", {said}" if said else ""
+    assert (
+        sample.caption(row, "sks", prompts.ATTRIBUTES) == f"a sks dermoscopic image of a melanocytic nevus lesion{end}"
+    )
+
+
 def test_a_longer_plan_begins_with_the_shorter() -> None:
     short, long = (sample.plan(Generate(images=n), TRAIN, ["benign", "malignant"], "") for n in (6, 12))
     pd.testing.assert_frame_equal(short, long.iloc[:6])

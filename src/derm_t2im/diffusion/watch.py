@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from derm_t2im import paths
 from derm_t2im.diffusion import sample
 from derm_t2im.imaging.io import write_png
+from derm_t2im.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,10 @@ class Log:
             from dvclive import Live
         except ImportError:
             return
-        self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False, report=None)
+        try:
+            self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False, report=None)
+        except Exception as error:  # it looks into Git, and a repository without a commit is too little for it
+            say(f"finetune: no log in {paths.FINETUNE_PLOTS}: {' '.join(str(error).split())[:200]}")
 
     def figures(self, name: str, step: int, values: dict[str, float]) -> None:
         """Figures of one step, six significant digits as in `metrics/`; ``name`` sets those of a class apart."""

@@ -68,32 +68,12 @@ def run() -> None:
         learnt: dict[str, dict[str, Any]] = {}
         for label, (chosen, own, own_heldout) in parts.items():
             learner = base.load(settings.base, device=device) if label else pipe
-            folder = lora.class_folder(work / "classes", label) if label else work
-            folder.mkdir(parents=True, exist_ok=True)
             plan = _watched(seeds, means, settings, [label] if label else classes)
-            known = [label] if label else classes
-            before_it = dreambooth.prior(learner, settings, known) if settings.prior_weight > 0 else None
-            history = dreambooth.train(
-                learner,
-                own,
-                own_heldout,
-                settings,
-                folder,
-                report=partial(log.figures, label),
-                show=watch.Samples(learner, plan, folder / "samples", log, label),
-                before=before_it,
-            )
             learnt[label] = {
                 "seed_images": int(chosen.sum()),
-                "trained_parameters": _trained(learner),
                 "heldout_loss_before": loss_before[label],
-                "heldout_loss": dict(history.heldout)[history.kept],
-                "kept_step": history.kept,
-                "heldout_n": len(own_heldout.latents),
+                **_learn(learner, label, own, own_heldout, settings, plan, work, log),
             }
-            if label:
-                state.move_into_place(folder / "lora", lora.class_folder(work / "lora", label))
-            del learner
         log.close()
 
         def tuned(label: str) -> StableDiffusionPipeline:
@@ -141,6 +121,34 @@ def _refuse_gaps(settings: Finetune, classes: list[str], seeds: pd.DataFrame, va
                 )
 
 
+def _learn(
+    pipe: StableDiffusionPipeline,
+    label: str,
+    cache: dreambooth.Cache,
+    heldout: dreambooth.Cache,
+    settings: Finetune,
+    plan: pd.DataFrame,
+    work: Path,
+    log: watch.Log,
+) -> dict[str, Any]:
+    """Fine-tune ``pipe`` for one class, or for all with no label; weights in ``work/lora``, returns their metrics."""
+    folder = lora.class_folder(work / "classes", label) if label else work
+    folder.mkdir(parents=True, exist_ok=True)
+    show = watch.Samples(pipe, plan, folder / "samples", log, label)
+    before = dreambooth.prior(pipe, settings, sorted(plan["label"].unique())) if settings.prior_weight > 0 else None
+    history = dreambooth.train(pipe, cache, heldout, settings, folder, partial(log.figures, label), show, before)
+    if label:
+        state.move_into_place(folder / "lora", lora.class_folder(work / "lora", label))
+    return {
+        "trained_parameters": sum(
+            p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad
+        ),
+        "heldout_loss": dict(history.heldout)[history.kept],
+        "kept_step": history.kept,
+        "heldout_n": len(heldout.latents),
+    }
+
+
 def _captions(rows: pd.DataFrame, settings: Finetune) -> list[str]:
     return [sample.caption(row, settings.token, settings.caption) for row in rows.itertuples()]
 
@@ -148,10 +156,6 @@ def _captions(rows: pd.DataFrame, settings: Finetune) -> list[str]:
 def _of(rows: pd.DataFrame, label: str) -> np.ndarray:
     """Mask of the rows of a class; of all for no label."""
     return np.full(len(rows), True) if not label else (rows["label"] == label).to_numpy(bool)
-
-
-def _trained(pipe: StableDiffusionPipeline) -> int:
-    return sum(p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad)
 
 
 def _together(learnt: dict[str, dict[str, Any]]) -> dict[str, Any]:
