@@ -68,7 +68,7 @@ def test_accumulated_batches_show_the_images_of_one_large_batch() -> None:
 def test_patience_ends_training_and_keeps_the_best(tiny_base: Path, tmp_path: Path) -> None:
     pipe = base.load(str(tiny_base))
     cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
-    settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=1.2, clip=100.0, patience=3)
+    settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=0.7, clip=100.0, patience=3)
     (tmp_path / "w").mkdir()
     seen: list[tuple[int, dict[str, float]]] = []
     told = dreambooth.train(
