@@ -278,7 +278,7 @@ def _train(
     pipe.unet.eval()
     pipe.text_encoder.eval()
     run.finish()
-    lora.save(pipe, work / "lora", settings.method)
+    lora.save(pipe, work / "lora", settings, len(cache.latents))
     return run.history
 
 

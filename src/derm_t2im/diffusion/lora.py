@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from derm_t2im.diffusion import base, kohya
 from derm_t2im.errors import UserError
 from derm_t2im.state import write_atomic
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from derm_t2im.params.finetune import Finetune
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
+KOHYA = "derm-t2im.safetensors"  # a name to be met in a web UI's list
 WHOLE = "unet.safetensors"
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
@@ -49,46 +51,72 @@ def attach(pipe: StableDiffusionPipeline, settings: Finetune) -> list[torch.nn.P
     return weights
 
 
-def save(pipe: StableDiffusionPipeline, folder: Path, method: str) -> None:
-    """Save what :func:`attach` made trainable: LoRA layers in diffusers' form, the whole U-Net as safetensors."""
-    from diffusers.utils import convert_state_dict_to_diffusers
+def save(pipe: StableDiffusionPipeline, folder: Path, settings: Finetune, images: int) -> None:
+    """Save what :func:`attach` made trainable: LoRA layers in diffusers' and in kohya's form, the whole U-Net as it is.
+
+    ``images`` is the number of training images, which is noted in kohya's form.
+    """
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    if method == "full":
+    if settings.method == "full":
         save_file({k: v.contiguous() for k, v in pipe.unet.state_dict().items()}, folder / WHOLE)
     layers: dict[str, Any] = {}
+    named: dict[str, torch.Tensor] = {}
     for key, part in (("unet", pipe.unet), ("text_encoder", pipe.text_encoder)):
         config = getattr(part, "peft_config", None)
         if config:
-            layers[f"{key}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+            own = get_peft_model_state_dict(part)
+            layers[f"{key}_lora_layers"] = own  # peft's names: diffusers' older ones lose convolutions
             layers[f"{key}_lora_adapter_metadata"] = _plain(config["default"].to_dict())
+            named |= kohya.state_dict(key, own, config["default"].lora_alpha)
     if layers:
         type(pipe).save_lora_weights(folder, safe_serialization=True, **layers)
-        _sort_metadata(folder / WEIGHTS)
+        facts = kohya.metadata(settings, images, base.image_size(pipe), str(pipe.scheduler.config.prediction_type))
+        save_file(named, folder / KOHYA, metadata=facts)
+        for file in (folder / WEIGHTS, folder / KOHYA):
+            _sort_metadata(file)
 
 
-def merge(pipe: StableDiffusionPipeline, folder: Path, beta: float) -> None:
-    """Merge what :func:`save` wrote into the pipeline: W = W0 + beta dW.
+def merge(pipe: StableDiffusionPipeline, path: Path, beta: float) -> None:
+    """Merge fine-tuned weights into the pipeline: W = W0 + beta dW.
+
+    ``path`` is a folder that :func:`save` wrote, or a LoRA file in diffusers' or kohya's form.
 
     Raises:
-        UserError: if it was trained for another architecture.
+        UserError: if it was trained for another architecture, or is no LoRA.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    whole, layers = path / WHOLE, path if path.is_file() else path / WEIGHTS
     try:
-        if (folder / WHOLE).is_file():
-            tuned = load_file(folder / WHOLE)
+        if whole.is_file():
+            tuned = load_file(whole)
             before = pipe.unet.state_dict()
             pipe.unet.load_state_dict({k: before[k].lerp(v.to(before[k]), beta) for k, v in tuned.items()})
-        if (folder / WEIGHTS).is_file():
-            pipe.load_lora_weights(folder, local_files_only=True)
+        if layers.is_file():
+            weights = kohya.read(layers)
+            if kohya.is_kohya(weights):
+                found = sum(kohya.attach(getattr(pipe, part), part, weights) for part in kohya.PREFIXES)
+            else:  # with alpha from the file's metadata
+                pipe.load_lora_weights(layers.parent, weight_name=layers.name, local_files_only=True)
+                found = sum(
+                    name.endswith(".lora_A")
+                    for part in kohya.PREFIXES
+                    for name, _ in getattr(pipe, part).named_modules()
+                )
+            if lost := kohya.layers_of(weights) - found:
+                raise UserError(
+                    f"{layers} does not fit this base model, which lacks {lost} of the layers that it tunes."
+                )
             pipe.fuse_lora(components=_tuned_parts(pipe), lora_scale=beta)
             pipe.unload_lora_weights()
+        elif not whole.is_file():
+            raise UserError(f"{path} holds no LoRA: give a .safetensors file, or run the stage finetune.")
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder} does not fit this base model: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path} does not fit this base model: {' '.join(str(error).split())[:200]}") from None
 
 
 def folder_for(folder: Path, label: str, per_class: bool) -> Path:
