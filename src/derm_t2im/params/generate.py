@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from derm_t2im.params import Section
 
-Sampler = Literal["euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun"]
+#: Our short name of a sampler -> the class of diffusers, without "Scheduler".
+SHORT = {
+    "euler": "EulerDiscrete",
+    "euler_a": "EulerAncestralDiscrete",
+    "plms": "PNDM",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPMSolverMultistep",
+    "heun": "HeunDiscrete",
+}
+#: Further classes that draw from the noise schedule and the outputs of a Stable Diffusion U-Net, each row's noise from
+#: its own generator: what their ``_compatibles`` name, less the two of :data:`UNFIT`, and two that keep to it as well.
+OTHERS = (
+    "DDIMParallel",
+    "DDPM",
+    "DDPMParallel",
+    "DEISMultistep",
+    "DPMSolverSinglestep",
+    "KDPM2AncestralDiscrete",
+    "KDPM2Discrete",
+    "LMSDiscrete",
+    "UniPCMultistep",
+)
+#: Compatible by name only -> why not.
+UNFIT = {
+    "DPMSolverSDE": "its noise does not come from the seed of each image",
+    "EDMEuler": "it gives the U-Net other inputs (EDM) than Stable Diffusion's was trained with",
+}
+
+
+def sampler(name: str) -> str:
+    """The one name of a sampler: a short one, or a diffusers class without ``Scheduler``.
+
+    Raises:
+        ValueError: for one that does not exist or does not fit Stable Diffusion, with the allowed names.
+    """
+    short = {kind: ours for ours, kind in SHORT.items()}
+    plain = name.removesuffix("Scheduler")
+    if plain in (*SHORT, *OTHERS):
+        return plain
+    if plain in short:
+        return short[plain]
+    if plain in UNFIT:
+        said = f"does not fit: {UNFIT[plain]}"
+    elif plain.startswith(("Flow", "LTX", "SCM", "Piflow")):
+        said = "does not fit: it is for flow matching, and Stable Diffusion 1 predicts noise"
+    else:
+        said = "is no sampler for Stable Diffusion 1"
+    known = {each.lower(): each for each in (*SHORT, *short, *OTHERS)}
+    close = difflib.get_close_matches(plain.lower(), known, n=1)
+    hint = f" Did you mean {known[close[0]]!r}?" if close else ""
+    allowed = ", ".join(repr(each) for each in (*SHORT, *OTHERS))
+    raise ValueError(f"{name!r} {said}.{hint} Allowed: {allowed}")
+
+
+Sampler = Annotated[str, AfterValidator(sampler)]
 
 
 class Attributes(Section):

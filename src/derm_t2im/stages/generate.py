@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,16 +59,25 @@ def run() -> None:
 
 
 def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
-    """Draw what is missing. A batch is whole or drawn again whole, so that its images stay the same bits."""
-    parts = sample.batches(rows, batch)
-    todo = [part for part in parts if not all((folder / f"{name}.png").is_file() for name in part["image_id"])]
-    if len(todo) < len(parts):
-        say(f"generate: goes on, {len(parts) - len(todo)} of {len(parts)} batches are there")
+    """Draw what is missing; files are written while the next images are drawn."""
+    todo = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
+    if len(todo) < len(rows):
+        say(f"generate: goes on, {len(rows) - len(todo)} of {len(rows)} images are there")
     size = base.image_size(pipe)
-    for part in track(todo, "generate (batches)"):
-        drawn = sample.draw(pipe, part)
-        for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
-            png.write(folder / f"{row['image_id']}.png", image, png.describe(row, size))
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(min(4, runtime.workers())) as pool:
+        done = ((image, row) for part, drawn in sample.stream(pipe, todo, batch) for image, row in _pairs(part, drawn))
+        for image, row in track(done, "generate (images)", total=len(todo)):
+            writing.append(pool.submit(png.write, folder / f"{row['image_id']}.png", image, png.describe(row, size)))
+            while len(writing) > batch:  # the disk is slower than the drawing: wait rather than hold all images
+                writing.popleft().result()
+        for future in writing:
+            future.result()
+
+
+def _pairs(part: pd.DataFrame, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, pd.Series]]:
+    for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
+        yield image, row
 
 
 def _pipeline(settings: Generate, tuned: Finetune) -> StableDiffusionPipeline:
@@ -75,7 +86,7 @@ def _pipeline(settings: Generate, tuned: Finetune) -> StableDiffusionPipeline:
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
     lora.merge(pipe, paths.LORA, settings.beta)
-    return pipe
+    return sample.prepare(pipe)
 
 
 def _measure(files: list[Path]) -> pd.DataFrame:
