@@ -19,7 +19,7 @@ SHORT = {
     "heun": "HeunDiscrete",
 }
 #: Further classes that draw from the noise schedule and the outputs of a Stable Diffusion U-Net, each row's noise from
-#: its own generator: what their ``_compatibles`` name, less the two of :data:`UNFIT`, and two that keep to it as well.
+#: its own generator: what their ``_compatibles`` name, less :data:`UNFIT`, and the two parallel ones.
 OTHERS = (
     "DDIMParallel",
     "DDPM",
@@ -57,7 +57,7 @@ def sampler(name: str) -> str:
     else:
         said = "is no sampler for Stable Diffusion 1"
     known = {each.lower(): each for each in (*SHORT, *short, *OTHERS)}
-    close = difflib.get_close_matches(plain.lower(), known, n=1)
+    close = difflib.get_close_matches(plain.lower(), known, n=1, cutoff=0.5)
     hint = f" Did you mean {known[close[0]]!r}?" if close else ""
     allowed = ", ".join(repr(each) for each in (*SHORT, *OTHERS))
     raise ValueError(f"{name!r} {said}.{hint} Allowed: {allowed}")
@@ -83,7 +83,7 @@ class Generate(Section):
     """Section `generate`."""
 
     images: int = Field(936, ge=1)
-    samplers: tuple[Sampler, ...] = Field(("euler_a", "euler", "plms"), min_length=1)
+    samplers: tuple[Sampler, ...] = ("euler_a", "euler", "plms")
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(7.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)
@@ -100,3 +100,10 @@ class Generate(Section):
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("samplers")
+    @classmethod
+    def _at_least_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one sampler")
+        return value

@@ -42,7 +42,9 @@ def run() -> None:
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
     code = state.hash_code(base, lora, prompts, png, sample)
     inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
-    work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, inputs))
+    # On the CPU the batch changes no image, so what is drawn with one goes on with another.
+    asked = settings.model_copy(update={"batch": 0}) if pipe.device.type == "cpu" else settings
+    work = state.work_folder("generate", state.fingerprint(asked, tuned.base, tuned.token, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
     _draw_all(pipe, settings.batch, rows, images)
