@@ -148,7 +148,7 @@ def speed(asked: argparse.Namespace) -> None:
         rates = {name: number / statistics.median(times) for name, times in took.items()}
         ratios = [a / b for a, b in zip(took["plain"], took["ours"], strict=True)]
         print(
-            f"{asked.architecture} {precision}: plain {rates['plain']:.2f} images/s, ours {rates['ours']:.2f} images/s; "
+            f"{asked.architecture} {precision}: plain {rates['plain']:.2f}, ours {rates['ours']:.2f} images/s; "
             f"ratio per round {', '.join(f'{r:.2f}' for r in ratios)}, median {statistics.median(ratios):.2f}",
             flush=True,
         )

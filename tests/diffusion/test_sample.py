@@ -128,6 +128,18 @@ def test_images_are_those_of_the_plain_pipeline(pipe: StableDiffusionPipeline) -
         assert np.abs(np.round(one * 255) - image).max() <= 1
 
 
+def test_threads_do_not_disturb_each_others_prompts(pipe: StableDiffusionPipeline) -> None:
+    rows = planned(6 * sample.CHUNK, steps=1, guidance=1, samplers=("euler",))
+    rows["prompt"] = [f"lesion {'of the back ' * (i % 5)}{i}" for i in range(len(rows))]  # all other, of all lengths
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        beside = sample.draw(pipe, rows, 4 * sample.CHUNK)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(beside, sample.draw(pipe, rows, 1))
+
+
 def test_no_guidance_is_one_pass(pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths, forward = [], pipe.unet.forward
     monkeypatch.setattr(pipe.unet, "forward", lambda x, *a, **k: lengths.append(len(x)) or forward(x, *a, **k))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,7 +203,7 @@ def stream(
     """
     import torch
 
-    remembered = lru_cache(REMEMBERED)(lambda text: _embed(pipe, text))
+    remembered = _embedding(pipe)
     base.tokens(pipe, [*rows["prompt"].unique(), *rows["negative_prompt"].unique()])  # too long a prompt is an error
     for name in rows["sampler"].unique():
         scheduler(pipe, str(name))
@@ -232,11 +233,22 @@ def stream(
         torch.set_num_threads(threads)
 
 
-def _embed(pipe: StableDiffusionPipeline, text: str) -> torch.Tensor:
+def _embedding(pipe: StableDiffusionPipeline) -> Callable[[str], torch.Tensor]:
+    """Embeddings (1, tokens, d) of texts, each computed once, by one thread at a time: a tokenizer has a state."""
     import torch
 
-    with torch.inference_mode():
-        return pipe.encode_prompt([text], pipe.device, 1, False)[0]
+    alone = Lock()
+
+    @lru_cache(REMEMBERED)
+    def embed(text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            return pipe.encode_prompt([text], pipe.device, 1, False)[0]
+
+    def embed_alone(text: str) -> torch.Tensor:
+        with alone:
+            return embed(text)
+
+    return embed_alone
 
 
 def _chunk(
