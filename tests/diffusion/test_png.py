@@ -46,6 +46,12 @@ def test_what_the_web_ui_does_not_know_is_said() -> None:
     assert (found["CFG rescale"], found["Noise mean"], found["Version"]) == ("0.7", "0.05 -0.1", "derm-t2im")
 
 
+def test_samplers_are_called_as_the_web_ui_calls_them() -> None:
+    named = {"KDPM2AncestralDiscrete": "DPM2 a", "UniPCMultistep": "UniPC", "DDPM": "DDPM"}
+    for ours, theirs in named.items():
+        assert png.parse(png.describe({**ROW, "sampler": ours}, 64))["Sampler"] == theirs
+
+
 @given(
     st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1).map(
         str.strip

@@ -1,14 +1,18 @@
 import json
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from pydantic import ValidationError
 
 from derm_t2im.diffusion import base, prompts, sample
 from derm_t2im.errors import UserError
-from derm_t2im.params.generate import Attributes, Generate
+from derm_t2im.params.generate import OTHERS, SHORT, UNFIT, Attributes, Generate
 
 TRAIN = pd.DataFrame(
     {
@@ -31,7 +35,7 @@ def test_plan_is_balanced_and_says_what_was_measured() -> None:
 def test_each_class_has_its_token() -> None:
     tokens = {"benign": "sks", "malignant": "zwx"}
     rows = sample.plan(Generate(images=4), TRAIN, ["benign", "malignant"], tokens)
-    assert rows["prompt"][0].startswith("a sks dermoscopic") and rows["prompt"][1].startswith("a zwx dermoscopic")
+    assert rows["prompt"][0].endswith(", sks") and rows["prompt"][1].endswith(", zwx")
     with pytest.raises(UserError, match=r"no token for the class 'nv', only for benign, malignant"):
         sample.plan(Generate(images=4), TRAIN, ["benign", "nv"], tokens)
 
@@ -43,7 +47,7 @@ def test_captions_and_prompts_leave_out_the_same_attribute(left_out: str) -> Non
     words = {"label": "benign ", "size": "tiny ", "count": "one ", "tone": " on dark skin", "site": ", back"}
     row = next(table.itertuples())
     whole = sample.caption(row, "sks", prompts.ATTRIBUTES)
-    assert whole == "a sks dermoscopic image of one tiny benign lesion on dark skin, back"
+    assert whole == "a dermoscopic image of one tiny benign lesion on dark skin, back, sks"
     said = sample.caption(row, "sks", keep)
     assert words[left_out] not in said and all(word in said for name, word in words.items() if name != left_out)
     wanted = Generate(images=2, attributes=Attributes(site="match"))
@@ -65,7 +69,7 @@ def test_sites_of_real_metadata_reach_the_caption(site: object, said: str | None
     row = next(pd.DataFrame({"label": ["nv"], "site": [site]}).itertuples())
     end = f", {said}" if said else ""
     assert (
-        sample.caption(row, "sks", prompts.ATTRIBUTES) == f"a sks dermoscopic image of a melanocytic nevus lesion{end}"
+        sample.caption(row, "sks", prompts.ATTRIBUTES) == f"a dermoscopic image of a melanocytic nevus lesion{end}, sks"
     )
 
 
@@ -81,14 +85,116 @@ def test_uniform_attributes_use_every_word() -> None:
         assert rows["prompt"].str.contains(word).any()
 
 
-def test_every_sampler_draws_and_repeats_itself(tiny_base: Path) -> None:
+@pytest.fixture(scope="module")
+def pipe(tiny_base: Path) -> StableDiffusionPipeline:
+    return base.load(str(tiny_base))
+
+
+def planned(images: int, **settings: Any) -> pd.DataFrame:
+    return sample.plan(Generate(images=images, **settings), TRAIN, ["benign", "malignant"], "")
+
+
+@pytest.mark.parametrize("name", [*SHORT, *OTHERS])
+def test_every_sampler_draws_and_repeats_itself(pipe: StableDiffusionPipeline, name: str) -> None:
+    rows = planned(2, steps=4, guidance=2, samplers=(name,))
+    first, second = sample.draw(pipe, rows), sample.draw(pipe, rows.iloc[::-1])[::-1]
+    assert first.shape == (2, 64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_every_scheduler_compatible_with_stable_diffusion_is_drawn_with_or_refused() -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    compatible = {each.removesuffix("Scheduler") for each in EulerDiscreteScheduler._compatibles}
+    assert compatible <= {*SHORT.values(), *OTHERS, *UNFIT}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("UniPC", "no sampler.*Did you mean 'UniPCMultistep'.*Allowed: 'euler', 'euler_a'"),
+        ("DPMSolverSDEScheduler", "does not fit: its noise does not come from the seed"),
+        ("EDMEuler", "does not fit: .*EDM"),
+        ("FlowMatchEulerDiscreteScheduler", "does not fit: .*flow matching"),
+        ("AutoencoderKL", "no sampler"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_parameters_are_read(
+    pipe: StableDiffusionPipeline, name: str, said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Generate(samplers=(name,))
+    with pytest.raises(UserError, match=said):
+        sample.draw(pipe, planned(1).assign(sampler=name))
+
+
+def test_a_sampler_has_one_name() -> None:
+    names = ("EulerDiscreteScheduler", "PNDM", "heun", "UniPCMultistepScheduler", "UniPCMultistep")
+    assert Generate(samplers=names).samplers == ("euler", "plms", "heun", "UniPCMultistep", "UniPCMultistep")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_is_the_same_bits_in_any_company_and_on_any_threads(tiny_base: Path, precision: str) -> None:
+    pipe = base.load(str(tiny_base), precision)
+    rows = planned(sample.CHUNK + 6, steps=3, samplers=("euler_a", "heun", "dpmpp_2m"))
+    before = torch.get_num_threads()
+    expected = dict(zip(rows["image_id"], sample.draw(pipe, rows), strict=True))
+    try:
+        for threads, batch, chosen in (
+            (1, 1, [3]),
+            (2, 64, [12, 0]),
+            (2, 1, [5, 4, 13]),
+            (2, 16, np.random.default_rng(0).permutation(len(rows))),
+            (3, 2 * sample.CHUNK, np.arange(len(rows))[::-1]),
+        ):
+            torch.set_num_threads(threads)
+            part = rows.iloc[chosen]
+            for name, image in zip(part["image_id"], sample.draw(pipe, part, batch), strict=True):
+                assert np.array_equal(image, expected[name]), (threads, batch, name)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_images_are_those_of_the_plain_pipeline(pipe: StableDiffusionPipeline) -> None:
+    rows = planned(3, steps=4, samplers=("euler",), negative_prompt="hair", noise_mean="free")
+    plain = copy(pipe)
+    plain.scheduler = sample.scheduler(pipe, "euler")
+    for row, image in zip(rows.itertuples(), sample.draw(pipe, rows), strict=True):
+        one = plain(
+            row.prompt, negative_prompt="hair", num_inference_steps=4, guidance_scale=row.guidance, output_type="np",
+            generator=torch.Generator().manual_seed(row.seed),
+        ).images[0]  # fmt: skip
+        assert np.abs(np.round(one * 255) - image).max() <= 1
+
+
+def test_threads_do_not_disturb_each_others_prompts(pipe: StableDiffusionPipeline) -> None:
+    rows = planned(6 * sample.CHUNK, steps=1, guidance=1, samplers=("euler",))
+    rows["prompt"] = [f"lesion {'of the back ' * (i % 5)}{i}" for i in range(len(rows))]  # all other, of all lengths
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        beside = sample.draw(pipe, rows, 4 * sample.CHUNK)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(beside, sample.draw(pipe, rows, 1))
+
+
+def test_no_guidance_is_one_pass(pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, forward = [], pipe.unet.forward
+    monkeypatch.setattr(pipe.unet, "forward", lambda x, *a, **k: lengths.append(len(x)) or forward(x, *a, **k))
+    for guidance in (1.0, 3.0):
+        sample.draw(pipe, planned(2, steps=1, guidance=guidance, samplers=("euler",)))
+    assert lengths == [sample.CHUNK, 2 * sample.CHUNK]
+
+
+def test_images_that_are_not_finite_are_an_error(tiny_base: Path) -> None:
     pipe = base.load(str(tiny_base))
-    for name in sample.SAMPLERS:
-        rows = sample.plan(Generate(images=2, steps=3, samplers=(name,)), TRAIN, ["benign", "malignant"], "")
-        first, second = sample.draw(pipe, rows), sample.draw(pipe, rows)
-        assert first.shape == (2, 64, 64, 3) and first.dtype == np.uint8
-        assert np.array_equal(first, second)
-        assert not np.array_equal(first[0], first[1])
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"'euler' with generate.steps 2 .* not finite: choose"):
+        sample.draw(pipe, planned(1, steps=2, samplers=("euler",)))
 
 
 def test_the_first_noise_has_the_mean_of_its_row(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +203,8 @@ def test_the_first_noise_has_the_mean_of_its_row(tiny_base: Path, monkeypatch: p
     begun, prepare = [], pipe.prepare_latents
 
     def seen(*arguments: object) -> object:
-        begun.append(prepare(*arguments) / pipe.scheduler.init_noise_sigma)
-        return begun[-1] * pipe.scheduler.init_noise_sigma
+        begun.append(arguments[-1][: len(rows)])
+        return prepare(*arguments)
 
     monkeypatch.setattr(pipe, "prepare_latents", seen)
     wanted = np.linspace(-0.1, 0.1, pipe.unet.config.in_channels).round(4)
@@ -139,53 +245,6 @@ def test_noise_means_are_standard_scores_on_the_scale_of_the_noise() -> None:
     means = sample.noise_means(latents)
     assert np.allclose(means.mean(0), 0, atol=1e-9) and np.allclose(means.std(0), [1 / 16, 1 / 16, 0])
     assert np.corrcoef(means[:, 0], latents[:, 0].mean((1, 2)).numpy())[0, 1] > 0.999
-
-
-@pytest.mark.parametrize("sampler", ["euler_a", "plms", "dpmpp_2m"])
-def test_an_image_has_the_same_bits_whatever_is_drawn_with_it(tiny_base: Path, sampler: str) -> None:
-    pipe = base.load(str(tiny_base))
-    rows = sample.plan(Generate(images=18, steps=3, samplers=(sampler,)), TRAIN, ["benign", "malignant"], "sks")
-    together = sample.draw(pipe, rows)
-    threads = torch.get_num_threads()
-    try:
-        for order, count in (([5], 1), ([17, 5], 2), ([16, 0, 5, 11], threads), ([*range(17, -1, -1)], 1)):
-            torch.set_num_threads(count)
-            again = sample.draw(base.load(str(tiny_base)), rows.iloc[order], batch=count + 2)
-            assert np.array_equal(again, together[order]), (order, count)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_every_scheduler_that_fits_draws_or_says_why_not(tiny_base: Path) -> None:
-    pipe = base.load(str(tiny_base))
-    rows = sample.plan(Generate(images=2, steps=3), TRAIN, ["benign", "malignant"], "")
-    names = sorted(kind.__name__ for kind in pipe.scheduler.compatibles)
-    drew = set()
-    for name in names:
-        try:
-            images = sample.draw(pipe, rows.assign(sampler=name))
-        except UserError as error:
-            assert name in str(error)
-            continue
-        assert images.shape == (2, 64, 64, 3) and images.std() > 1, name
-        assert np.array_equal(images[1:], sample.draw(pipe, rows.iloc[1:].assign(sampler=name))), name
-        drew.add(name)
-    assert {"UniPCMultistepScheduler", "LMSDiscreteScheduler", "DEISMultistepScheduler"} <= drew
-    short = sample.draw(pipe, rows.assign(sampler="UniPCMultistep"))
-    assert np.array_equal(short, sample.draw(pipe, rows.assign(sampler="UniPCMultistepScheduler")))
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("eulr", r"did you mean euler\? Allowed: euler, euler_a, plms"),
-        ("UniPCMultistp", "did you mean UniPCMultistep"),
-        ("FlowMatchEulerDiscreteScheduler", "does not exist for this model"),
-    ],
-)
-def test_an_unknown_sampler_names_the_known(tiny_base: Path, name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        sample.scheduler(base.load(str(tiny_base)), name)
 
 
 def test_prompts_read_as_sentences() -> None:

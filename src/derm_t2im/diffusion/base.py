@@ -67,18 +67,6 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
     return pipe.to(device)
 
 
-def for_inference(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """Lay the weights out for a GPU's convolutions, and decode large images one by one, for the memory's sake."""
-    import torch
-
-    if pipe.device.type != "cpu":
-        for part in (pipe.unet, pipe.vae):
-            part.to(memory_format=torch.channels_last)
-        if image_size(pipe) > 256:
-            pipe.vae.enable_slicing()
-    return pipe
-
-
 def image_size(pipe: StableDiffusionPipeline) -> int:
     """Side of the images that a pipeline draws, in pixels."""
     return int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)

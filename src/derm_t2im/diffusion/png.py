@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Our name of a sampler -> the web UI's; one that it does not have is called as diffusers calls it.
+#: Our name of a sampler -> the web UI's; others have none there and are written as they are.
 SAMPLER_NAMES = {
     "euler": "Euler",
     "euler_a": "Euler a",
@@ -20,11 +20,11 @@ SAMPLER_NAMES = {
     "ddim": "DDIM",
     "dpmpp_2m": "DPM++ 2M",
     "heun": "Heun",
-    "DPMSolverSDE": "DPM++ SDE",
+    "DDIMParallel": "DDIM",
+    "DEISMultistep": "DEIS",
     "DPMSolverSinglestep": "DPM++ 2S",
     "KDPM2AncestralDiscrete": "DPM2 a",
     "KDPM2Discrete": "DPM2",
-    "LCM": "LCM",
     "LMSDiscrete": "LMS",
     "UniPCMultistep": "UniPC",
 }
@@ -34,7 +34,7 @@ def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
     """The text of the chunk for one row of the synthetic manifest."""
     settings = {
         "Steps": row["steps"],
-        "Sampler": SAMPLER_NAMES.get(name := str(row["sampler"]).removesuffix("Scheduler"), name),
+        "Sampler": SAMPLER_NAMES.get(row["sampler"], row["sampler"]),
         "CFG scale": f"{row['guidance']:g}",
         "Seed": row["seed"],
         "Size": f"{size}x{size}",

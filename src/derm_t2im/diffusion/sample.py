@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +16,7 @@ import numpy as np
 from derm_t2im import seeds
 from derm_t2im.diffusion import base, prompts
 from derm_t2im.errors import UserError
+from derm_t2im.params import generate
 from derm_t2im.vocabulary import COUNTS, SITES, SIZES, TONES, count_of, site_of, size_of
 
 if TYPE_CHECKING:
@@ -21,15 +26,10 @@ if TYPE_CHECKING:
 
     from derm_t2im.params.generate import Attributes, Generate
 
-#: Our name of a sampler -> (diffusers class, options).
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "ddim": ("DDIMScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-}
+#: Rows that the CPU computes at once, always: see :func:`stream`. Measured: benchmarks/sampling.py.
+CHUNK = 8
+#: Prompts whose embeddings are kept.
+REMEMBERED = 512
 
 _VALUES = {"size": tuple(SIZES), "count": tuple(COUNTS), "tone": tuple(TONES), "site": SITES}
 
@@ -157,74 +157,166 @@ def _attributes(wanted: Attributes, example: dict[str, str], rng: np.random.Gene
 
 
 def scheduler(pipe: StableDiffusionPipeline, name: str) -> Any:
-    """A diffusers scheduler with the noise schedule of the pipeline's own.
-
-    Args:
-        pipe: Gives the schedule, and which classes fit it.
-        name: One of :data:`SAMPLERS`, or a scheduler class of diffusers, with or without ``Scheduler`` at its end.
+    """A new scheduler of that name with the noise schedule of the pipeline.
 
     Raises:
-        UserError: for a name that does not exist, or a scheduler that does not fit this model.
+        UserError: for a sampler that does not exist, does not fit, or needs a package that is not there.
     """
-    fitting = {kind.__name__: kind for kind in pipe.scheduler.compatibles}
-    kind_name, options = SAMPLERS.get(name, (name if name.endswith("Scheduler") else f"{name}Scheduler", {}))
-    if kind_name not in fitting:
-        known = [*SAMPLERS, *sorted(kind.removesuffix("Scheduler") for kind in fitting)]
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"sampler {name!r} does not exist for this model{meant} Allowed: {', '.join(known)}.")
+    import diffusers
+
     try:
-        made = fitting[kind_name].from_config(pipe.scheduler.config, **options)
-        made.set_timesteps(4)
-    except Exception as error:  # each scheduler says in its own way that it does not take these settings
-        raise UserError(f"sampler {name!r} cannot be used: {' '.join(str(error).split())[:200]}") from error
-    return made
+        name = generate.sampler(name)
+    except ValueError as error:
+        raise UserError(f"sampler: {error}.") from None
+    kind = f"{generate.SHORT.get(name, name)}Scheduler"
+    options = {"skip_prk_steps": True} if name == "plms" else {}
+    try:
+        return getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+    except (AttributeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(
+            f"sampler {name!r} does not take this base model's noise schedule: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
-def per_call(pipe: StableDiffusionPipeline, batch: int) -> int:
-    """How many images are drawn in one call: ``batch`` on a GPU; on the CPU it follows from the model alone.
+def prepare(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """Lay the weights out as this device computes fastest: channels last on a GPU."""
+    import torch
 
-    Kernels round differently for other shapes. With one shape for all calls an image's bits do not depend on how many
-    others are drawn, on which, or on the number of threads. 16 for 16 x 16 latents, where larger calls are no faster.
+    if pipe.device.type == "cuda":
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    return pipe
+
+
+def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame, batch: int = 32) -> np.ndarray:
+    """All images of some rows of :func:`plan`, in their order: uint8 (n, size, size, 3); else as :func:`stream`."""
+    at = {name: i for i, name in enumerate(rows["image_id"])}
+    size = base.image_size(pipe)
+    out = np.empty((len(rows), size, size, 3), np.uint8)
+    for part, images in stream(pipe, rows, batch):
+        out[[at[name] for name in part["image_id"]]] = images
+    return out
+
+
+def stream(
+    pipe: StableDiffusionPipeline, rows: pd.DataFrame, batch: int = 32
+) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Draw rows of :func:`plan`, part by part, in an order of its own.
+
+    Noise comes from each row's own seed; ``noise_mean`` replaces the mean of each channel of the first.
+
+    On the CPU an image is the same bits whatever the other rows, their order, ``batch`` and the number of threads:
+    kernels choose how to add numbers up by the shape and the number of threads, so each call computes :data:`CHUNK`
+    rows (the last one filled up with copies) on one thread, and several chunks run beside each other. A GPU computes
+    ``batch`` rows at once; there other batches may round the last bits another way.
+
+    Args:
+        pipe: The pipeline; it is not changed.
+        rows: Rows of :func:`plan`.
+        batch: At most so many rows at a time (on the CPU at least one chunk).
+
+    Yields:
+        Rows, and their images, uint8 (n, size, size, 3).
+
+    Raises:
+        UserError: for a prompt that is too long, a sampler that does not fit, and images that are not finite.
     """
+    import torch
+
+    remembered = _embedding(pipe)
+    base.tokens(pipe, [*rows["prompt"].unique(), *rows["negative_prompt"].unique()])  # too long a prompt is an error
+    for name in rows["sampler"].unique():
+        scheduler(pipe, str(name))
     if pipe.device.type != "cpu":
-        return batch
-    return max(1, 16 * 16**2 // int(pipe.unet.config.sample_size) ** 2)
-
-
-def draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame, batch: int = 16) -> np.ndarray:
-    """Draw rows of :func:`plan` that share everything but prompt, seed and noise.
-
-    Noise comes from each row's own seed; ``noise_mean`` replaces the mean of each channel of the first. On the CPU the
-    same row gives the same bits, whatever is drawn with it. On a GPU ``batch`` images are drawn in one call, and other
-    companions may change the last bits.
-
-    Returns:
-        uint8 (n, size, size, 3).
-    """
-    first = rows.iloc[0]
-    base.tokens(pipe, [*rows["prompt"], str(first["negative_prompt"])])  # too long a prompt is an error
-    own = pipe.scheduler
-    pipe.scheduler = scheduler(pipe, str(first["sampler"]))
-    size = per_call(pipe, batch)
-    drawn = []
+        for part in batches(rows, batch):
+            yield part, _chunk(pipe, part, remembered, len(part))
+        return
+    threads = torch.get_num_threads()
+    parts = batches(rows, CHUNK)
+    beside = max(1, min(threads, batch // CHUNK, len(parts)))
+    pool = ThreadPoolExecutor(beside, "draw", initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[tuple[pd.DataFrame, Future[np.ndarray]]] = deque()
     try:
-        for start in range(0, len(rows), size):
-            part = rows.iloc[start : start + size]
-            if pipe.device.type == "cpu":  # filled up with its last row
-                part = part.iloc[np.minimum(np.arange(size), len(part) - 1)]
-            drawn.append(_draw(pipe, part)[: len(rows) - start])
+        for part in parts:
+            if len(waiting) == beside:
+                done, future = waiting.popleft()
+                images = future.result()
+                waiting.append((part, pool.submit(_chunk, pipe, part, remembered, CHUNK)))
+                yield done, images
+            else:
+                waiting.append((part, pool.submit(_chunk, pipe, part, remembered, CHUNK)))
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
     finally:
-        pipe.scheduler = own
-    return np.concatenate(drawn)
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
-def _draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
-    """One call of the pipeline."""
+def _embedding(pipe: StableDiffusionPipeline) -> Callable[[str], torch.Tensor]:
+    """Embeddings (1, tokens, d) of texts, each computed once, by one thread at a time: a tokenizer has a state."""
+    import torch
+
+    alone = Lock()
+
+    @lru_cache(REMEMBERED)
+    def embed(text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            return pipe.encode_prompt([text], pipe.device, 1, False)[0]
+
+    def embed_alone(text: str) -> torch.Tensor:
+        with alone:
+            return embed(text)
+
+    return embed_alone
+
+
+def _chunk(
+    pipe: StableDiffusionPipeline, rows: pd.DataFrame, embed: Callable[[str], torch.Tensor], length: int
+) -> np.ndarray:
+    """Images of at most ``length`` rows that share all but prompt and seed, computed as ``length`` rows."""
     import torch
 
     first = rows.iloc[0]
+    name, guidance, number = str(first["sampler"]), float(first["guidance"]), len(rows)
+    rows = rows.iloc[[*range(number), *[0] * (length - number)]]
     chance = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rows["seed"]]
+    own = copy(pipe)  # the same weights, a scheduler of its own: it counts steps
+    own.scheduler = scheduler(pipe, name)
+    words = torch.cat([embed(text) for text in rows["prompt"]])
+    # As diffusers has it, guidance of up to 1 is none: one pass without the negative prompt.
+    against = embed(str(first["negative_prompt"])).expand_as(words) if guidance > 1 else None
+    with torch.inference_mode():
+        try:
+            latents = own(
+                prompt_embeds=words,
+                negative_prompt_embeds=against,
+                num_inference_steps=int(first["steps"]),
+                guidance_scale=guidance,
+                guidance_rescale=float(first["guidance_rescale"]),
+                generator=chance,
+                latents=_first_noise(pipe, rows, chance).to(pipe.device),
+                output_type="latent",
+            ).images
+        except (IndexError, ValueError, NotImplementedError) as error:  # such as more steps than the schedule has
+            raise UserError(
+                f"sampler {name!r} cannot draw with generate.steps {first['steps']}: "
+                f"{' '.join(str(error).split())[:200]}; choose another sampler or number of steps."
+            ) from error
+        if not bool(latents.isfinite().all()):
+            raise UserError(
+                f"sampler {name!r} with generate.steps {first['steps']} and generate.guidance {guidance:g} gave images "
+                "that are not finite: choose another sampler, less guidance, or generate.precision fp32 or bf16."
+            )
+        # In pieces: a decoder needs far more memory for an image than the U-Net does.
+        decoded = [pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample for z in latents.split(CHUNK)]
+        images = torch.cat([(x / 2 + 0.5).clamp(0, 1).float().cpu() for x in decoded])[:number]
+    return (images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+
+
+def _first_noise(pipe: StableDiffusionPipeline, rows: pd.DataFrame, chance: list[torch.Generator]) -> torch.Tensor:
+    import torch
+
     side = int(pipe.unet.config.sample_size)
     shape = (1, int(pipe.unet.config.in_channels), side, side)
     noises = []
@@ -235,22 +327,10 @@ def _draw(pipe: StableDiffusionPipeline, rows: pd.DataFrame) -> np.ndarray:
                 (2, 3), keepdim=True
             )
         noises.append(noise)
-    with torch.inference_mode():
-        images = pipe(
-            prompt=list(rows["prompt"]),
-            negative_prompt=[str(first["negative_prompt"])] * len(rows),
-            num_inference_steps=int(first["steps"]),
-            guidance_scale=float(first["guidance"]),
-            guidance_rescale=float(first["guidance_rescale"]),
-            generator=chance,
-            latents=torch.cat(noises).to(pipe.device),
-            output_type="np",
-        ).images
-    return (images * 255).round().astype(np.uint8)
+    return torch.cat(noises)
 
 
 def batches(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    """Rows in batches of at most ``size`` that share a sampler."""
-    return [
-        part.iloc[i : i + size] for _, part in rows.groupby("sampler", sort=True) for i in range(0, len(part), size)
-    ]
+    """Rows in batches of at most ``size`` that share all settings but prompt, seed and noise."""
+    shared = ["sampler", "steps", "guidance", "guidance_rescale", "negative_prompt"]
+    return [part.iloc[i : i + size] for _, part in rows.groupby(shared, sort=True) for i in range(0, len(part), size)]

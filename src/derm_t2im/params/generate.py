@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
-import re
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
 from derm_t2im.params import Section
 
-SAMPLERS = ("euler", "euler_a", "plms", "ddim", "dpmpp_2m", "heun")
+#: Our short name of a sampler -> the class of diffusers, without "Scheduler".
+SHORT = {
+    "euler": "EulerDiscrete",
+    "euler_a": "EulerAncestralDiscrete",
+    "plms": "PNDM",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPMSolverMultistep",
+    "heun": "HeunDiscrete",
+}
+#: Further classes that draw from the noise schedule and the outputs of a Stable Diffusion U-Net, each row's noise from
+#: its own generator: what their ``_compatibles`` name, less :data:`UNFIT`, and the two parallel ones.
+OTHERS = (
+    "DDIMParallel",
+    "DDPM",
+    "DDPMParallel",
+    "DEISMultistep",
+    "DPMSolverSinglestep",
+    "KDPM2AncestralDiscrete",
+    "KDPM2Discrete",
+    "LMSDiscrete",
+    "UniPCMultistep",
+)
+#: Compatible by name only -> why not.
+UNFIT = {
+    "DPMSolverSDE": "its noise does not come from the seed of each image",
+    "EDMEuler": "it gives the U-Net other inputs (EDM) than Stable Diffusion's was trained with",
+}
 
 
-def _sampler(name: str) -> str:
-    if name not in SAMPLERS and not re.fullmatch(r"[A-Z]\w+", name):
-        short = ", ".join(repr(s) for s in SAMPLERS)
-        raise ValueError(f"should be {short} or a scheduler class of diffusers such as 'UniPCMultistep'")
-    return name
+def sampler(name: str) -> str:
+    """The one name of a sampler: a short one, or a diffusers class without ``Scheduler``.
+
+    Raises:
+        ValueError: for one that does not exist or does not fit Stable Diffusion, with the allowed names.
+    """
+    short = {kind: ours for ours, kind in SHORT.items()}
+    plain = name.removesuffix("Scheduler")
+    if plain in (*SHORT, *OTHERS):
+        return plain
+    if plain in short:
+        return short[plain]
+    if plain in UNFIT:
+        said = f"does not fit: {UNFIT[plain]}"
+    elif plain.startswith(("Flow", "LTX", "SCM", "Piflow")):
+        said = "does not fit: it is for flow matching, and Stable Diffusion 1 predicts noise"
+    else:
+        said = "is no sampler for Stable Diffusion 1"
+    known = {each.lower(): each for each in (*SHORT, *short, *OTHERS)}
+    close = difflib.get_close_matches(plain.lower(), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {known[close[0]]!r}?" if close else ""
+    allowed = ", ".join(repr(each) for each in (*SHORT, *OTHERS))
+    raise ValueError(f"{name!r} {said}.{hint} Allowed: {allowed}")
 
 
-#: A short name, or a class of diffusers; whether such a class exists and fits is known with the model.
-Sampler = Annotated[str, AfterValidator(_sampler)]
+Sampler = Annotated[str, AfterValidator(sampler)]
 
 
 class Attributes(Section):
@@ -40,10 +83,11 @@ class Generate(Section):
     """Section `generate`."""
 
     images: int = Field(936, ge=1)
-    samplers: tuple[Sampler, ...] = Field(("euler_a", "euler", "plms"), min_length=1)
+    samplers: tuple[Sampler, ...] = ("euler_a", "euler", "plms")
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(4.0, ge=0, le=50)
     beta: float = Field(1.0, ge=0, le=4)
+    lora: str = ""
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     noise_mean: Literal["matched", "zero", "free"] = "matched"
     noise_mean_strength: float = Field(0.6, ge=0, le=2)
@@ -57,3 +101,10 @@ class Generate(Section):
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("samplers")
+    @classmethod
+    def _at_least_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one sampler")
+        return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,7 +37,12 @@ def run() -> None:
     table = manifest.read(paths.SPLITS_MANIFEST)
     train = table[table["split"] == "train"]
     classes = sorted(train["label"].unique())
-    base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(paths.LORA)
+    own = Path(settings.lora) if settings.lora else None
+    if own is not None and not own.exists():
+        raise UserError(
+            f"generate.lora: {settings.lora!r} does not exist; give a .safetensors file, or leave it empty."
+        )
+    base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(own or paths.LORA)
     seeds = train[train["seed_image"].fillna(False)]
     pipe = _pipeline(settings, tuned, classes[0])
     means = None
@@ -45,14 +52,17 @@ def run() -> None:
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
     code = state.hash_code(base, lora, prompts, png, sample)
     inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
-    work = state.work_folder("generate", state.fingerprint(settings, tuned.base, tuned.token, tuned.caption, inputs))
+    # On the CPU the batch changes no image, so what is drawn with one goes on with another.
+    asked = settings.model_copy(update={"batch": 0}) if pipe.device.type == "cpu" else settings
+    work = state.work_folder("generate", state.fingerprint(asked, tuned.base, tuned.token, tuned.caption, inputs))
     images = work / "out" / "images"
     images.mkdir(parents=True, exist_ok=True)
+    one_each = tuned.per_class and own is None
     with enough_memory(lambda: MEMORY.format(batch=settings.batch)):
-        for label in classes if tuned.per_class else classes[:1]:
+        for label in classes if one_each else classes[:1]:
             if label != classes[0]:
                 pipe = _pipeline(settings, tuned, label)
-            _draw_all(pipe, settings.batch, rows[rows["label"] == label] if tuned.per_class else rows, images)
+            _draw_all(pipe, settings.batch, rows[rows["label"] == label] if one_each else rows, images)
     made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
     made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
     opinions = networks.load(paths.PROBE)
@@ -66,25 +76,25 @@ def run() -> None:
 
 
 def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
-    """Draw what is missing; images are written while the next ones are drawn."""
-    for name in rows["sampler"].unique():
-        sample.scheduler(pipe, name)  # one that does not fit is an error before any work
-    missing = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
-    if len(missing) < len(rows):
-        say(f"generate: goes on, {len(rows) - len(missing)} of {len(rows)} images are there")
+    """Draw what is missing; files are written while the next images are drawn."""
+    todo = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
+    if len(todo) < len(rows):
+        say(f"generate: goes on, {len(rows) - len(todo)} of {len(rows)} images are there")
     size = base.image_size(pipe)
-    with ThreadPoolExecutor(runtime.workers()) as pool:
-        writing: list[Future[None]] = []
-        for part in track(sample.batches(missing, sample.per_call(pipe, batch)), "generate (batches)"):
-            drawn = sample.draw(pipe, part, batch)
-            for done in writing:  # no more than one batch waits
-                done.result()
-            writing = [
-                pool.submit(png.write, folder / f"{row['image_id']}.png", image, png.describe(row, size))
-                for image, (_, row) in zip(drawn, part.iterrows(), strict=True)
-            ]
-        for done in writing:
-            done.result()
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(min(4, runtime.workers())) as pool:
+        done = ((image, row) for part, drawn in sample.stream(pipe, todo, batch) for image, row in _pairs(part, drawn))
+        for image, row in track(done, "generate (images)", total=len(todo)):
+            writing.append(pool.submit(png.write, folder / f"{row['image_id']}.png", image, png.describe(row, size)))
+            while len(writing) > batch:  # the disk is slower than the drawing: wait rather than hold all images
+                writing.popleft().result()
+        for future in writing:
+            future.result()
+
+
+def _pairs(part: pd.DataFrame, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, pd.Series]]:
+    for image, (_, row) in zip(drawn, part.iterrows(), strict=True):
+        yield image, row
 
 
 def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusionPipeline:
@@ -92,8 +102,9 @@ def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusio
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
-    lora.merge(pipe, lora.folder_for(paths.LORA, label, tuned.per_class), settings.beta)
-    return base.for_inference(pipe)
+    trained = Path(settings.lora) if settings.lora else lora.folder_for(paths.LORA, label, tuned.per_class)
+    lora.merge(pipe, trained, settings.beta)
+    return sample.prepare(pipe)
 
 
 def _measure(files: list[Path]) -> pd.DataFrame:

@@ -1,0 +1,77 @@
+"""Stage `generate` on a small project: interrupted, and resumed with another batch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from derm_t2im import manifest, paths, state
+from derm_t2im.diffusion import base, lora, png
+from derm_t2im.errors import UserError
+from derm_t2im.params.finetune import Finetune
+from derm_t2im.stages import generate
+from tests.stages import small_world
+
+
+def test_an_interrupted_run_goes_on_with_another_batch_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_world.build(tmp_path)
+    shutil.copytree(small_world.REPOSITORY / "models" / "base" / "mini", tmp_path / "models" / "base" / "mini")
+    tuned = base.load("models/base/mini")
+    lora.attach(tuned, Finetune(rank=2))
+    lora.save(tuned, paths.LORA, Finetune(rank=2), 1)
+    few = {"images": 21, "steps": 2, "samplers": ["euler_a", "plms"], "noise_mean": "zero"}
+
+    def outcome(threads: int, batch: int) -> dict[str, bytes]:
+        monkeypatch.setenv("DERM_T2IM_THREADS", str(threads))
+        small_world.set_parameter(tmp_path, "generate", **few, batch=batch)
+        generate.run()
+        made = {str(file): file.read_bytes() for file in sorted(paths.SYNTHETIC.rglob("*")) if file.is_file()}
+        return made | {"metrics": paths.GENERATE_METRICS.read_bytes()}
+
+    whole = outcome(2, 64)
+    assert len(whole) == 21 + 2
+    written, write = [], png.write
+
+    def until_killed(path: Path, *rest: object) -> None:
+        if len(written) == 9:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, *rest)
+
+    monkeypatch.setattr(png, "write", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        outcome(1, 8)
+    again: list[str] = []
+    monkeypatch.setattr(png, "write", lambda path, *rest: (again.append(path.name), write(path, *rest)))
+    assert outcome(2, 1) == whole
+    assert sorted(again + written) == sorted(Path(name).name for name in whole if name.endswith(".png"))
+
+
+def test_a_lora_of_ones_own_takes_the_place_of_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_world.build(tmp_path)
+    shutil.copytree(small_world.REPOSITORY / "models" / "base" / "mini", tmp_path / "models" / "base" / "mini")
+    for folder, seed in ((paths.LORA, 0), (Path("mine"), 1)):
+        torch.manual_seed(seed)
+        tuned = base.load("models/base/mini")
+        for weight in lora.attach(tuned, Finetune(rank=2)):
+            torch.nn.init.normal_(weight, std=0.1)
+        lora.save(tuned, folder, Finetune(rank=2), 1)
+    few = {"images": 2, "steps": 2, "samplers": ["euler"], "noise_mean": "zero"}
+    drawn = {}
+    for name in ("", "mine/derm-t2im.safetensors", "mine"):
+        small_world.set_parameter(tmp_path, "generate", **few, lora=name)
+        generate.run()
+        drawn[name] = manifest.read(paths.SYNTHETIC_MANIFEST)
+    other, file, folder = drawn.values()
+    assert list(file["sha256"]) == list(folder["sha256"]) != list(other["sha256"])
+    assert set(file["lora_sha256"]) == {state.hash_file(Path("mine/derm-t2im.safetensors"))}
+    small_world.set_parameter(tmp_path, "generate", **few, lora="gone.safetensors")
+    with pytest.raises(UserError, match=r"generate\.lora: 'gone\.safetensors' does not exist"):
+        generate.run()
