@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from derm_t2im import distributed
 from derm_t2im import doctor as checks
 from derm_t2im.audit import command as auditing
 from derm_t2im.curation import commands as curation
@@ -65,6 +66,7 @@ def stage(
         if value not in allowed:
             said = "is missing" if value is None else f"is {value!r}"
             raise UserError(f"stage {name}: --{key} {said}; allowed by params.yaml: {', '.join(allowed)}.")
+    distributed.start_again(name)
     importlib.import_module(f"derm_t2im.stages.{name}").run(**wanted)
 
 

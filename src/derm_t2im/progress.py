@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -11,8 +12,9 @@ T = TypeVar("T")
 
 
 def say(message: str) -> None:
-    """One line for the user, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the user, on stderr; of several processes that do one stage, the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, every: float = 15.0) -> Iterator[T]:
@@ -26,7 +28,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, every: float 
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         from rich.console import Console
         from rich.progress import track as rich_track
 

@@ -5,7 +5,10 @@ and not in ``params.yaml`` (where they would make DVC run stages again):
 
 - ``DERM_T2IM_DEVICE``: ``auto`` (default), ``cpu``, ``cuda``, ``cuda:1``, ...
 - ``DERM_T2IM_WORKERS``: worker processes for image work (default: the cores of this machine).
-- ``DERM_T2IM_THREADS``: threads of torch and OpenMP (default: the cores of this machine).
+- ``DERM_T2IM_THREADS``: threads of torch and OpenMP (default: the cores of this machine, shared by the processes that
+  do one stage together).
+- ``DERM_T2IM_LAUNCH``: a launcher under which `finetune` and `generate` start themselves, such as
+  ``accelerate launch --multi_gpu --num_processes 4`` (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ def workers() -> int:
 
 def threads() -> int:
     """Number of threads for torch."""
-    return _count("DERM_T2IM_THREADS")
+    if os.environ.get("DERM_T2IM_THREADS"):
+        return _count("DERM_T2IM_THREADS")
+    return max(1, _count("DERM_T2IM_THREADS") // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def device() -> str:
@@ -46,7 +51,8 @@ def device() -> str:
     torch.set_num_threads(threads())
     wanted = os.environ.get("DERM_T2IM_DEVICE", "auto")
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        own = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else ""
+        return f"cuda{own}" if torch.cuda.is_available() else "cpu"
     try:
         name = torch.device(wanted)
     except RuntimeError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derm_t2im import progress, seeds
+from derm_t2im import distributed, progress, seeds
 from derm_t2im.diffusion import base, lora, prompts
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.vocabulary import COUNTS, SIZES, TONES
@@ -207,6 +207,9 @@ def _train(
     import torch
     from diffusers import DDPMScheduler
 
+    together = distributed.group()
+    if settings.batch < together.size:
+        raise UserError(f"finetune.batch is {settings.batch} and {together.size} processes share it: raise it.")
     torch.manual_seed(seeds.derive(settings.seed, "lora"))
     weights = lora.attach(pipe, settings)
     if settings.gradient_checkpointing:
@@ -216,6 +219,8 @@ def _train(
     if checkpoint.is_file():
         run.load_state_dict(torch.load(checkpoint, weights_only=True, map_location=pipe.device))
         progress.say(f"finetune: goes on at step {run.step}")
+    if together.of_first(run.step, pipe.device) != run.step:
+        raise UserError(f"{checkpoint} is not the same file for all processes: they need a folder that all share.")
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     device_type = str(pipe.device).split(":")[0]
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
@@ -242,10 +247,12 @@ def _train(
                 error = _loss(pipe, cache, schedule, settings, step, part, "instance")
                 if before is not None:
                     error = error + settings.prior_weight * _loss(pipe, before, schedule, settings, step, part, "prior")
-            if not torch.isfinite(error):
+            whole = together.total(error)
+            if not math.isfinite(whole):
                 raise _not_finite("loss", run)
-            mean += error.item() / settings.accumulate
+            mean += whole / settings.accumulate
             scaler.scale(error / settings.accumulate).backward()
+        together.add_up([w.grad for w in weights if w.grad is not None])
         scaler.unscale_(run.optimiser)
         slope = torch.nn.utils.clip_grad_norm_(weights, settings.clip)
         if not scaler.is_enabled() and not torch.isfinite(slope):  # the scaler leaves such a step out by itself
@@ -266,19 +273,21 @@ def _train(
             with run.averaged(), torch.inference_mode():
                 text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
                 pipe.unet.eval()
-                loss = heldout_loss(pipe, heldout, settings.seed, text=text)
+                loss = together.of_first(heldout_loss(pipe, heldout, settings.seed, text=text), pipe.device)
                 if not math.isfinite(loss):  # these weights must not replace the good checkpoint
                     raise _not_finite("held-out loss", run)
                 run.judge(loss, settings.patience > 0)
                 pipe.unet.train()
             told(run.step, {"heldout_loss": run.history.heldout[-1][1]})
             run.saved = run.step
-            torch.save(run.state_dict(), checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").replace(checkpoint)
+            if together.first:
+                torch.save(run.state_dict(), checkpoint.with_suffix(".partial"))
+                checkpoint.with_suffix(".partial").replace(checkpoint)
     pipe.unet.eval()
     pipe.text_encoder.eval()
     run.finish()
-    lora.save(pipe, work / "lora", settings, len(cache.latents))
+    if together.first:
+        lora.save(pipe, work / "lora", settings, len(cache.latents))
     return run.history
 
 
@@ -399,27 +408,33 @@ def _rate(settings: Finetune, step: int) -> float:
 def _loss(
     pipe: StableDiffusionPipeline, cache: Cache, schedule: Any, settings: Finetune, step: int, part: int, name: str
 ) -> torch.Tensor:
-    """Denoising loss of one batch, all chance derived from the step and its part."""
+    """This process's share of a batch's mean denoising loss: shares add up to the mean.
+
+    All chance is derived from the step and its part, for the whole batch, of which each process then takes its images:
+    any number of processes sees the same images with the same noise.
+    """
     import torch
 
-    at = step * settings.accumulate + part
+    together = distributed.group()
+    at, own = step * settings.accumulate + part, slice(together.rank, None, together.size)
     chance = torch.Generator().manual_seed(seeds.derive(settings.seed, name, at))
     n, views = cache.latents.shape[:2]
     index = _order(n, settings.batch, at, settings.seed, name)
     view = torch.randint(0, views, (settings.batch,), generator=chance)
-    clean = cache.latents[index, view]
-    noise = torch.randn(clean.shape, generator=chance).to(clean)
+    clean = cache.latents[index[own], view[own]]
+    shape = (settings.batch, *clean.shape[1:])
+    noise = torch.randn(shape, generator=chance)[own].to(clean)
     if settings.noise_offset > 0:  # Guttenberg 2023
-        shift = torch.randn((*clean.shape[:2], 1, 1), generator=chance).to(clean)
+        shift = torch.randn((*shape[:2], 1, 1), generator=chance)[own].to(clean)
         noise = noise + settings.noise_offset * shift
     steps = schedule.config.num_train_timesteps
-    time = torch.randint(0, steps, (settings.batch,), generator=chance)
-    dropped = (torch.rand(settings.batch, generator=chance) < settings.caption_dropout).to(clean.device)
+    time = torch.randint(0, steps, (settings.batch,), generator=chance)[own]
+    dropped = (torch.rand(settings.batch, generator=chance)[own] < settings.caption_dropout).to(clean.device)
     if settings.text_encoder_rank:
-        tokens = torch.where(dropped[:, None], cache.blank_tokens, cache.tokens[index])
+        tokens = torch.where(dropped[:, None], cache.blank_tokens, cache.tokens[index[own]])
         text = pipe.text_encoder(tokens)[0]
     else:
-        text = torch.where(dropped[:, None, None], cache.blank, cache.text[index])
+        text = torch.where(dropped[:, None, None], cache.blank, cache.text[index[own]])
     noisy = schedule.add_noise(clean, noise, time.to(clean.device))
     predicted = pipe.unet(noisy, time.to(clean.device), text).sample
     each = (predicted.float() - _target(schedule, clean, noise, time.to(clean.device)).float()).square().mean((1, 2, 3))
@@ -427,7 +442,7 @@ def _loss(
         snr = schedule.alphas_cumprod[time] / (1 - schedule.alphas_cumprod[time])
         divisor = snr if schedule.config.prediction_type == "epsilon" else snr + 1
         each = each * (snr.clamp(max=settings.snr_gamma) / divisor).to(each)
-    return each.mean()
+    return each.sum() / settings.batch
 
 
 def _order(n: int, batch: int, step: int, seed: int, name: str) -> torch.Tensor:

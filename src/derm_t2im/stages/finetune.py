@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from derm_t2im import manifest, networks, paths, runtime, state
+from derm_t2im import distributed, manifest, networks, paths, runtime, state
 from derm_t2im.diffusion import adherence, base, dreambooth, lora, prompts, sample, watch
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.fidelity.kid import kid_interval, unit
@@ -54,12 +54,14 @@ def run() -> None:
     result = settings.model_copy(update={"gradient_checkpointing": False})
     work = state.work_folder("finetune", state.fingerprint(result, inputs, code))
     probe = networks.load(paths.PROBE)
-    log = watch.Log(work / "log")
+    together = distributed.group()
+    log = watch.Log(work / "log") if together.first else None
     with enough_memory(lambda: MEMORY):
         cache = dreambooth.encode(pipe, images, _captions(seeds, settings), settings.flips)
         heldout = dreambooth.encode(pipe, val_images, _captions(val, settings), False)
         means = sample.noise_means(cache.latents[:, 0])
-        before = _draw(lambda label: pipe, seeds, means, settings, "", work / "before.npy")
+        if together.first:
+            before = _draw(lambda label: pipe, seeds, means, settings, "", work / "before.npy")
         named = classes if settings.per_class else [""]
         parts = {
             label: (_of(seeds, label), cache.of(_of(seeds, label)), heldout.of(_of(val, label))) for label in named
@@ -74,6 +76,8 @@ def run() -> None:
                 "heldout_loss_before": loss_before[label],
                 **_learn(learner, label, own, own_heldout, settings, plan, work, log),
             }
+        if log is None:  # the first process does the rest
+            return
         log.close()
 
         def tuned(label: str) -> StableDiffusionPipeline:
@@ -129,15 +133,16 @@ def _learn(
     settings: Finetune,
     plan: pd.DataFrame,
     work: Path,
-    log: watch.Log,
+    log: watch.Log | None,
 ) -> dict[str, Any]:
     """Fine-tune ``pipe`` for one class, or for all with no label; weights in ``work/lora``, returns their metrics."""
     folder = lora.class_folder(work / "classes", label) if label else work
     folder.mkdir(parents=True, exist_ok=True)
-    show = watch.Samples(pipe, plan, folder / "samples", log, label)
+    show = watch.Samples(pipe, plan, folder / "samples", log, label) if log else None
+    report = partial(log.figures, label) if log else None
     before = dreambooth.prior(pipe, settings, sorted(plan["label"].unique())) if settings.prior_weight > 0 else None
-    history = dreambooth.train(pipe, cache, heldout, settings, folder, partial(log.figures, label), show, before)
-    if label:
+    history = dreambooth.train(pipe, cache, heldout, settings, folder, report, show, before)
+    if label and log:
         state.move_into_place(folder / "lora", lora.class_folder(work / "lora", label))
     return {
         "trained_parameters": sum(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from derm_t2im import manifest, networks, paths, runtime, state
+from derm_t2im import distributed, manifest, networks, paths, runtime, state
 from derm_t2im.diffusion import adherence, base, lora, png, prompts, sample
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.imaging import hashing, quality
@@ -63,6 +63,10 @@ def run() -> None:
             if label != classes[0]:
                 pipe = _pipeline(settings, tuned, label)
             _draw_all(pipe, settings.batch, rows[rows["label"] == label] if one_each else rows, images)
+    together = distributed.group()
+    together.wait()
+    if not together.first:
+        return
     made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
     made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
     opinions = networks.load(paths.PROBE)
@@ -76,7 +80,9 @@ def run() -> None:
 
 
 def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
-    """Draw what is missing; files are written while the next images are drawn."""
+    """Draw what is missing of this process's share; files are written while the next images are drawn."""
+    together = distributed.group()
+    rows = rows.iloc[together.rank :: together.size]
     todo = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
     if len(todo) < len(rows):
         say(f"generate: goes on, {len(rows) - len(todo)} of {len(rows)} images are there")
