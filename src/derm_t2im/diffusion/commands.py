@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
-
-if TYPE_CHECKING:
-    from derm_t2im.diffusion.architecture import Sizes
 
 # What a base consists of: a folder with anything else in it is not ours to replace.
 PARTS = {"model_index.json", "training.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"}
@@ -68,7 +65,13 @@ def base_train(
     base.quiet()
     device = runtime.device()
     sizes = architecture.sizes(preset or "mini", config)
-    side = base.image_size(_start(init)) if init else sizes.image
+    side, numbers = sizes.image, sizes.latent_channels * sizes.latent**2
+    for option, folder in (("--init", init), ("--autoencoder", autoencoder)):
+        if folder:
+            pipe = _load(folder, option)
+            if option == "--init":
+                net = pipe.unet.config
+                side, numbers = base.image_size(pipe), net.in_channels * net.sample_size**2
     plain = pretrain.Recipe()
     recipe = pretrain.Recipe(
         vae_steps, unet_steps=unet_steps, vae_batch=vae_batch, unet_batch=unet_batch, seed=seed,
@@ -99,7 +102,7 @@ def base_train(
         about["phantoms"] = images or PHANTOMS
     code = state.hash_code(architecture, own_images, pretrain, prompts, sample)
     work = state.work_folder("base", state.fingerprint(about, code))
-    _check_room(work, (len(pixels) if manifest else about["phantoms"]) * recipe.views, None if init else sizes)
+    _check_room(work, 4 * numbers * recipe.views * (len(pixels) if manifest else about["phantoms"]))
     if not manifest:
         pixels, said = broad.collection(about["phantoms"], seed, side)
         captions, heldout = [pretrain.caption(s) for s in said], pixels[:0]
@@ -155,21 +158,17 @@ def _check_target(target: Path) -> None:
         raise UserError(f"--out {target} is a file: choose a folder.")
 
 
-def _start(folder: Path) -> Any:
+def _load(folder: Path, option: str) -> Any:
     from derm_t2im.diffusion import base
 
     try:
         return base.load(str(folder))
     except UserError as error:
-        raise UserError(str(error).replace("finetune.base", "--init")) from None
+        raise UserError(str(error).replace("finetune.base", option)) from None
 
 
-def _check_room(work: Path, latents: int, sizes: Sizes | None) -> None:
-    """Room for the latents; the checkpoints are small beside them, except where there are few images."""
-    from derm_t2im.diffusion import architecture
-
-    size = sizes or architecture.MINI
-    need = 4 * latents * size.latent**2 * size.latent_channels
+def _check_room(work: Path, need: int) -> None:
+    """Room for the latents (bytes) before hours of work."""
     free = shutil.disk_usage(work).free
     if need > free:
         raise UserError(

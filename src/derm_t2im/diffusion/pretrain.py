@@ -262,8 +262,14 @@ def _loop(
                 "optimiser": optimiser.state(),
                 "parameters": [p.detach() for p in parameters],
             }
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            try:
+                torch.save(state, partial)
+                partial.replace(checkpoint)
+            except (OSError, RuntimeError) as error:  # torch's own words for a full disk
+                raise UserError(
+                    f"base: the checkpoint {partial} cannot be written ({str(error).splitlines()[0][:120]}): make room "
+                    "and start again; it goes on from the last good one."
+                ) from None
     with torch.no_grad():
         for p, value in zip(parameters, average, strict=True):
             p.copy_(value)
