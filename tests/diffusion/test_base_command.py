@@ -113,6 +113,25 @@ def test_a_base_of_own_images_and_one_that_goes_on_from_it(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ([], "mini"),
+        (["--preset", "small"], "small"),
+        (["--config", "sizes.yaml"], "own"),
+        (["--manifest", "all.parquet"], "own"),
+        (["--init", "models/base/mini"], "own"),
+    ],
+)
+def test_another_base_never_takes_the_embedded_ones_place_unasked(
+    folder: Path, arguments: list[str], place: str
+) -> None:
+    for name in ("mini", "small", "own", "sd15"):
+        (folder / "models/base" / name).mkdir(parents=True)
+        (folder / "models/base" / name / "other.txt").touch()
+    assert f"--out models/base/{place} holds other files" in str(run(*arguments, *SHORT).exception)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--manifest", "none.parquet"], "none.parquet is missing"),

@@ -33,7 +33,8 @@ def base_train(
         bool, typer.Option("--all", help="Learn from all images of the manifests; none is left to test on.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default models/base/mini, with --manifest models/base/own.")
+        Path | None,
+        typer.Option(help="Folder to write; default models/base/own, for phantoms and a preset models/base/PRESET."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Sizes: mini (default, 64 px), small (128 px), sd15 (512 px).")
@@ -55,7 +56,8 @@ def base_train(
 ) -> None:
     """Train a base model: the embedded one on phantoms (about an hour on two cores), or your own on your images."""
     _check(manifest, split, everything, preset, config, init, images)
-    target = out or paths.BASE / ("own" if manifest else "mini")
+    # Another base never takes the embedded one's place unasked.
+    target = out or paths.BASE / ("own" if manifest or init or config else preset or "mini")
     _check_target(target)
 
     from derm_t2im import runtime, state
