@@ -71,6 +71,23 @@ def test_only_what_may_be_learned_is_read(folder: Path) -> None:
     assert len(everything.images) == 92 and len(everything.heldout) == 0
 
 
+def test_what_is_a_test_image_anywhere_is_not_learned(folder: Path) -> None:
+    other = table().assign(split="train")
+    manifest.write(other[other["image_id"] != "drawn"], Path("other.parquet"))
+    found = own_images.collect([Path("other.parquet"), Path("all.parquet")], ["train"], False, 16, 0)
+    assert len(found.images) == 74 and set(found.images.flat) == {200, 120}
+
+
+def test_an_image_without_a_label_is_said_without_one(folder: Path) -> None:
+    rows = table()
+    rows["label"] = rows["label"].mask(rows["label"] == "benign")
+    manifest.write(rows, Path("unlabelled.parquet"))
+    found = own_images.collect([Path("unlabelled.parquet")], ["train"], False, 16, 0)
+    said = {caption for row in found.captions for caption in row}
+    assert "a dermoscopic image of one medium lesion on tan skin" in said
+    assert not [caption for caption in said if "nan" in caption.split() or "NA" in caption]
+
+
 def test_captions_say_what_was_measured_and_leave_words_out(folder: Path) -> None:
     found = own_images.collect([Path("all.parquet")], ["train"], False, 16, 0)
     said = [caption for row in found.captions for caption in row]

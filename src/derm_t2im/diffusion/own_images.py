@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST = 64  # images
+TESTED = ("val", "test", "external")
 VARIANTS = 8  # captions of an image
 # How often a caption leaves a word out, so that prompts may, too; as for phantoms (sources/broad.py).
 LEAVE_OUT = {"label": 0.1, "size": 0.15, "count": 0.25, "tone": 0.2, "site": 0.6}
@@ -52,7 +53,7 @@ def collect(manifests: Sequence[Path], splits: Sequence[str], everything: bool, 
     """
     import pandas as pd
 
-    chosen, heldout = [], []
+    chosen, tested = [], []
     for path in manifests:
         table = manifest.read(path)
         table = table[table["kind"] == "real"]
@@ -63,28 +64,38 @@ def collect(manifests: Sequence[Path], splits: Sequence[str], everything: bool, 
             )
         chosen.append(table if everything else table[table["split"].isin(splits)])
         if not everything:
-            heldout.append(table[table["split"] == "val"])
+            tested.append(table[table["split"].isin(TESTED)])
     rows = _once(pd.concat(chosen))
+    judged = _once(pd.concat(tested)) if tested else rows.iloc[:0]
+    # What one manifest learns from may be another's test.
+    for column in ("path", "sha256"):
+        if column in rows and column in judged:
+            rows = rows[~rows[column].isin(judged[column].dropna())]
     if len(rows) < LEAST:
         of = "" if everything else f" of split {' or '.join(splits)}"
         raise UserError(
             f"{', '.join(map(str, manifests))}: {len(rows)} real images{of}, at least {LEAST} are needed; "
             "raise split.train, or add manifests."
         )
-    judged = _once(pd.concat(heldout)) if heldout else rows.iloc[:0]
     names = [
         rows[c].fillna("unknown").tolist() if c in rows else ["unknown"] * len(rows) for c in ("source", "licence")
     ]
     sources: dict[tuple[str, str], int] = {}
     for key in zip(*names, strict=True):
         sources[key] = sources.get(key, 0) + 1
-    captions = [_captions(sample.said_of(row), seed, str(row.image_id)) for row in rows.itertuples()]
-    return Collection(_read(rows["path"], side), captions, _read(judged["path"], side), sources)
+    captions = [_captions(_said(row), seed, str(row.image_id)) for row in rows.itertuples()]
+    heldout = judged[judged["split"] == "val"] if tested else judged
+    return Collection(_read(rows["path"], side), captions, _read(heldout["path"], side), sources)
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
     """Each file once, though several manifests may name it."""
     return rows.drop_duplicates("path").reset_index(drop=True)
+
+
+def _said(row: Any) -> dict[str, str]:
+    said = sample.said_of(row)
+    return said if isinstance(row.label, str) and row.label else {k: v for k, v in said.items() if k != "label"}
 
 
 def _captions(said: Mapping[str, str], seed: int, image_id: str) -> tuple[str, ...]:
@@ -99,7 +110,7 @@ def _read(paths: pd.Series, side: int) -> np.ndarray:
     images = np.empty((len(paths), side, side, 3), np.uint8)
     for i, path in enumerate(progress.track(paths.tolist(), "base: read")):
         try:
-            rgb = read_rgb(Path(path))
+            rgb = read_rgb(Path(str(path)))
         except ImageError as error:
             raise UserError(f"{path}: {error.detail}; run `dvc checkout`, or mend the manifest.") from None
         if min(rgb.shape[:2]) < side:
