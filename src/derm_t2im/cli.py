@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from derm_t2im import doctor as checks
 from derm_t2im.audit import command as auditing
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
+from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
 
 app = typer.Typer(
@@ -22,8 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-base_app = typer.Typer(help="The embedded base model.", no_args_is_help=True)
+base_app = typer.Typer(help="Base models: the embedded one, and your own.", no_args_is_help=True)
 app.add_typer(base_app, name="base")
+base_app.command("train")(diffusion.base_train)
 app.command()(curation.browse)
 app.add_typer(curation.review_app, name="review")
 app.command()(deploy.predict)
@@ -68,31 +69,6 @@ def stage(
             raise UserError(f"stage {name}: --{key} {said}; allowed by params.yaml: {', '.join(allowed)}.")
     distributed.start_again(name)
     importlib.import_module(f"derm_t2im.stages.{name}").run(**wanted)
-
-
-@base_app.command("train")
-def base_train(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models/base/mini"),
-    images: Annotated[int, typer.Option(min=64, help="Phantoms of the broad distribution to learn from.")] = 24_000,
-    vae_steps: Annotated[int, typer.Option(min=1)] = 3000,
-    unet_steps: Annotated[int, typer.Option(min=1)] = 3000,
-    autoencoder: Annotated[Path | None, typer.Option(help="Take the autoencoder of this base as it is.")] = None,
-    seed: int = 0,
-) -> None:
-    """Train the embedded base model on phantoms of no clinic (about an hour on two cores)."""
-
-    from derm_t2im.diffusion import pretrain
-    from derm_t2im.progress import say
-    from derm_t2im.sources import broad
-    from derm_t2im.state import discard, fingerprint, hash_tree, move_into_place, work_folder
-
-    recipe = pretrain.Recipe(vae_steps=vae_steps, unet_steps=unet_steps, seed=seed)
-    kept = hash_tree(autoencoder / "vae") if autoencoder else ""
-    work = work_folder("base", fingerprint(images, vars(recipe), kept))
-    pixels, said = broad.collection(images, seed)
-    move_into_place(pretrain.train(pixels, [pretrain.caption(s) for s in said], recipe, work, autoencoder), out)
-    discard(work)
-    say(f"base: {out}")
 
 
 def main() -> Any:

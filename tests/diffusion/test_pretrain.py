@@ -1,10 +1,14 @@
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from derm_t2im.diffusion import base, pretrain
+from derm_t2im import progress
+from derm_t2im.diffusion import architecture, base, pretrain
+from derm_t2im.errors import UserError
 from derm_t2im.sources import broad
 
 
@@ -50,3 +54,53 @@ def test_captions_say_what_is_in_the_picture(collection: tuple[np.ndarray, list[
     _, captions = collection
     assert all(caption.startswith("a dermoscopic image of ") for caption in captions)
     assert any("hair" in caption for caption in captions) and any("skin" in caption for caption in captions)
+
+
+TINY = architecture.Sizes(
+    image=16, vae_widths=(8, 16), latent_channels=4, unet_widths=(16, 32), unet_attention=(False, True),
+    text_width=32, text_hidden=32, text_layers=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", ["base: vae", "base: unet"])
+def test_a_killed_training_ends_where_an_uninterrupted_one_does(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 16, 16, 3), np.uint8)
+    captions = [(f"a lesion, {i}", "a lesion") for i in range(20)]
+    recipe = pretrain.Recipe(5, 4, 5, 4, views=8, checkpoint_every=2)
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = pretrain.train(images, captions, recipe, tmp_path / "whole", sizes=TINY)
+    track = progress.track
+
+    def killed(items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
+        for done, item in enumerate(track(items, what, total)):
+            if what == phase and done == 3:
+                raise KeyboardInterrupt
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "track", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.train(images, captions, recipe, tmp_path / "cut", sizes=TINY)
+    torch.manual_seed(99)
+    again = pretrain.train(images, captions, recipe, tmp_path / "cut", sizes=TINY)
+    assert weights(again) == weights(whole)
+
+
+def test_what_cannot_be_trained_is_one_clear_line(tmp_path: Path) -> None:
+    images, captions = np.zeros((8, 16, 16, 3), np.uint8), ["a lesion"] * 8
+    recipe = pretrain.Recipe(2, 4, 2, 4)
+    with pytest.raises(UserError, match="16 x 16 pixels, the model 64 x 64"):
+        pretrain.train(images, captions, recipe, tmp_path)
+    with pytest.raises(UserError, match="has 65 tokens and the text encoder takes 32"):
+        pretrain.train(images, ["mole " * 63, *captions[1:]], recipe, tmp_path, sizes=TINY)
+    with pytest.raises(UserError, match="loss of vae is nan at step 2: lower the learning rates"):
+        broken = pretrain.Recipe(3, 4, 2, 4, matrix_lr=float("inf"))
+        pretrain.train(images, captions, broken, tmp_path, sizes=TINY)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "vae.partial").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written .*: make room"):
+        pretrain.train(images, captions, recipe, tmp_path / "full", sizes=TINY)
