@@ -1,6 +1,6 @@
 """Drawing images: ours beside plain ``pipe(prompt)`` calls, and what steps, guidance and sampler do to the images.
 
-python benchmarks/sampling.py [--images 16] [--steps 20] [--rounds 3] [--architecture mini|sd15|tiny]
+python benchmarks/sampling.py [--images 16] [--steps 20] [--rounds 3] [--architecture mini|small|sd15|tiny]
 python benchmarks/sampling.py --table [--images 96] [--project FOLDER]
 
 Speed: the same weights (LoRA merged), prompts, steps and guidance, alternating, medians. Peak memory: a process of
@@ -26,8 +26,9 @@ import pandas as pd
 import torch
 from figures import machine
 
+import models
 from derm_t2im import features, manifest, networks, paths
-from derm_t2im.diffusion import adherence, architecture, base, lora, sample
+from derm_t2im.diffusion import adherence, base, lora, sample
 from derm_t2im.fidelity import kid
 from derm_t2im.imaging import quality
 from derm_t2im.imaging.io import read_stack
@@ -44,11 +45,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--architecture", choices=("mini", "sd15", "tiny"), default="mini")
+    parser.add_argument("--architecture", choices=models.NAMES, default="mini")
     parser.add_argument("--project", type=Path, default=Path(), help="a finished run")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--all-steps", type=int, nargs="+", default=[10, 20, 30])
-    parser.add_argument("--all-guidance", type=float, nargs="+", default=[5.0, 7.0, 9.0])
+    parser.add_argument("--all-guidance", type=float, nargs="+", default=[3.0, 4.0, 5.0, 7.0, 9.0])
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.memory_of:
@@ -65,47 +66,10 @@ def device() -> str:
 
 def pipeline(asked: argparse.Namespace, precision: str) -> Any:
     """The embedded base with the run's LoRA, or an architecture with random weights."""
+    pipe = base.load(models.folder(asked.architecture), precision, device())
     if asked.architecture == "mini":
-        pipe = base.load("models/base/mini", precision, device())
         lora.merge(pipe, asked.project / paths.LORA, 1.0)
-        return sample.prepare(pipe)
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    full, words = asked.architecture == "sd15", architecture.tokenizer()
-    widths = (320, 640, 1280, 1280) if full else (32, 32, 64, 64)
-    dim = 768 if full else 32
-    unet = UNet2DConditionModel(
-        sample_size=64 if full else 8,
-        block_out_channels=widths,
-        cross_attention_dim=dim,
-        attention_head_dim=8,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512) if full else (32, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512 if full else 64,
-    )
-    vae.register_to_config(scaling_factor=0.18215)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=dim,
-            intermediate_size=4 * dim,
-            num_hidden_layers=12 if full else 2,
-            num_attention_heads=12 if full else 4,
-            max_position_embeddings=architecture.MAX_TOKENS,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    )
-    pipe = architecture.pipeline(vae, text, words, unet)
-    pipe.set_progress_bar_config(disable=True)
-    return sample.prepare(pipe.to(device(), getattr(torch, base.PRECISIONS[precision])))
+    return sample.prepare(pipe)
 
 
 def wait() -> None:

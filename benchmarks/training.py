@@ -1,6 +1,7 @@
 """Training images per second beside a plain diffusers loop, with both loss curves, and where the time goes.
 
-python benchmarks/training.py [--batch 2 8 16] [--rank 8] [--steps 40] [--rounds 3] [--precision fp32] [--base FOLDER]
+python benchmarks/training.py [--batch 2 8 16] [--rank 8] [--steps 60] [--rounds 3] [--precision fp32]
+    [--architecture mini|small|sd15|tiny]
 
 The plain loop is what the public examples do in every step: encode the images, encode the captions, predict, go back.
 Same model, LoRA layers, batch, precision, optimiser and clipping; both in turn, the median of the rounds. Ours is
@@ -24,6 +25,7 @@ import torch
 from figures import machine
 from torch.utils.flop_counter import FlopCounterMode
 
+import models
 from derm_t2im import runtime
 from derm_t2im.diffusion import base, dreambooth, lora, prompts
 from derm_t2im.params.finetune import Finetune
@@ -41,14 +43,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--base", default="models/base/mini")
+    parser.add_argument("--architecture", choices=models.NAMES, default="mini")
     asked = parser.parse_args()
+    asked.base = models.folder(asked.architecture)
     device = runtime.device()
     name = torch.cuda.get_device_name() if device != "cpu" else f"{torch.get_num_threads()} threads"
     print(machine(), f"torch {torch.__version__}, {name}", sep="\n")
     size = base.image_size(base.load(asked.base))
     images, captions = seeds(size)
-    print(f"\n{asked.base}, {size} px, {asked.precision}, {N} images with flips, {asked.rounds} x {asked.steps} steps")
+    print(f"\n{asked.architecture}, {size} px, {asked.precision}, {N} images with flips")
+    print(f"{asked.rounds} rounds of {asked.steps} steps")
     titles = ("batch", "rank", "plain img/s", "ours img/s", "ratio", "cache s", "plain MB", "ours MB", "of matmul rate")
     print("".join(f"{t:>15s}" for t in titles))
     curves = []
