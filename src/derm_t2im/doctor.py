@@ -125,6 +125,7 @@ def _source(root: Path) -> Check:
 
 
 def _base(root: Path) -> Check:
+    from derm_t2im.diffusion.base import is_hub_id
     from derm_t2im.params.schema import load_all
 
     try:
@@ -132,6 +133,10 @@ def _base(root: Path) -> Check:
     except UserError:
         base = str(paths.BASE / "mini")
     if (root / base / "model_index.json").is_file():
+        return Check("base model", "ok", base)
+    if is_hub_id(base):
+        return Check("base model", "ok", f"{base}, at the hub: finetune fetches it")
+    if base.endswith(".safetensors") and (root / base).is_file():
         return Check("base model", "ok", base)
     if (root / base).is_dir():
         return Check(

@@ -1,12 +1,18 @@
-"""Loading the base model: any diffusers text-to-image pipeline of the Stable Diffusion 1 family."""
+"""Loading the base model: a folder, a hub id or a checkpoint file of the Stable Diffusion 1 family."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derm_t2im.errors import UserError
+from derm_t2im import state
+from derm_t2im.diffusion import checkpoint
+from derm_t2im.errors import UserError, no_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +20,20 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+# What is fetched of a repository: one set of safetensors weights, not the fp16 and pickled copies beside it.
+WANTED = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*",
+    *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
+    *(
+        f"{part}/{name}{end}"
+        for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"))
+        for end in (".safetensors", "-?????-of-?????.safetensors", ".safetensors.index.json")
+    ),
+    *(f"text_encoder/model{end}" for end in (".safetensors", "-?????-of-?????.safetensors", ".safetensors.index.json")),
+)
 
 
 def quiet() -> None:
@@ -26,38 +46,138 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
+def is_hub_id(base: str) -> bool:
+    """Whether ``base`` names a repository of the hub: owner/name, with nothing of that name or owner on the disk."""
+    named = HUB_ID.fullmatch(base) and not base.endswith((".safetensors", ".ckpt"))
+    return bool(named) and not Path(base).exists() and not Path(base.split("/")[0]).is_dir()
+
+
+def check(base: str) -> None:
+    """Refuse a folder or file that is not there, without a download; a hub id passes.
+
+    Raises:
+        UserError: naming the three forms.
+    """
+    if not (is_hub_id(base) or Path(base).exists()):
+        raise UserError(
+            f"finetune.base: there is no folder or file {base!r}; give a diffusers folder, a .safetensors checkpoint, "
+            "or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. The embedded base is models/base/mini; "
+            "`derm-t2im base train` makes one."
+        )
+
+
+def locate(base: str) -> Path:
+    """Where a base lies: a folder or file as it is, a hub id as the snapshot folder in the hub's cache.
+
+    A repository is fetched when it is not there or has changed; an interrupted download goes on where it stopped.
+
+    Raises:
+        UserError: if it is not there, or cannot be fetched.
+    """
+    if not is_hub_id(base):
+        check(base)
+        return Path(base)
+    return _snapshot(base)
+
+
+@cache  # one question to the hub per process, and one answer for its whole run
+def _snapshot(base: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    name, _, revision = base.partition("@")
+    said = f"finetune.base: {base!r}"
+    by_hand = f"`hf download {name}{revision and f' --revision {revision}'}`"
+    elsewhere = f"run {by_hand} where there is a network and copy that cache (HF_HOME), or give a folder on the disk."
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED)))
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{said} is gated: accept its terms on its page at the hub, `hf auth login`, and start again; "
+            "or give a folder on the disk."
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise UserError(
+            f"{said} is neither here nor at the hub (or it is private: `hf auth login`); check the spelling, "
+            "or give a folder on the disk."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{said}: the repository has no revision {revision or 'main'!r}; check what follows the @."
+        ) from None
+    except errors.IncompleteSnapshotError:
+        raise UserError(
+            f"{said} is not whole in the cache (an interrupted download) and the hub cannot be reached; start again "
+            f"with a network (and without HF_HUB_OFFLINE), it goes on where it stopped; or {elsewhere}"
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        raise UserError(
+            f"{said} is not in the cache and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
+            f"{elsewhere}"
+        ) from None
+    except Exception as error:  # the HTTP library's many types
+        if isinstance(error, OSError) and (no_room(error) or isinstance(error, PermissionError)):
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"{said}: the download stopped ({reason}); start again, it goes on where it stopped; or {elsewhere}"
+        ) from error
+    if not (folder / "model_index.json").is_file() or not list((folder / "unet").glob("*.safetensors")):
+        raise UserError(
+            f"{said} is no Stable Diffusion 1 repository in diffusers' form with safetensors weights "
+            "(unet/diffusion_pytorch_model.safetensors); choose another, or give a folder or .safetensors file."
+        )
+    return folder
+
+
+def sha256(base: str) -> str:
+    """SHA-256 over what is loaded of a base, in hex, wherever it lies.
+
+    Raises:
+        UserError: as :func:`locate`.
+    """
+    place = locate(base)
+    if not is_hub_id(base):
+        return state.hash_tree(place)
+    # Other files in the hub's cache (fp16 copies, a README) are nothing that is loaded.
+    names = sorted({file.relative_to(place).as_posix() for pattern in WANTED for file in place.glob(pattern)})
+    listed = [f"{name}\0{state.hash_file(place / name)}\n" for name in names]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()
+
+
 def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffusionPipeline:
-    """Load a diffusers folder with safetensors weights.
+    """Load a diffusers folder or hub repository with safetensors weights, or a checkpoint file.
 
     Args:
-        base: The folder.
+        base: The folder, hub id (``owner/name`` or ``owner/name@revision``) or ``.safetensors`` file.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         device: A torch device.
 
     Raises:
-        UserError: if it is missing, incomplete, or of another family than Stable Diffusion 1.
+        UserError: if it is missing, incomplete, cannot be fetched, or is of another family than Stable Diffusion 1.
     """
     import torch
     from diffusers import StableDiffusionPipeline
 
-    folder = Path(base)
-    if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"finetune.base: {base!r} is no diffusers folder (it has no model_index.json). "
-            "The embedded base is models/base/mini; `derm-t2im base train` makes one."
-        )
-    if not list((folder / "unet").glob("*.safetensors")):
-        raise UserError(f"finetune.base: {base}/unet has no safetensors weights; pickled weights are not loaded.")
+    place = locate(base)
     quiet()
+    dtype = getattr(torch, PRECISIONS[precision])
+    if place.is_dir():
+        _refuse_others(base, place)
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=getattr(torch, PRECISIONS[precision]),
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-            local_files_only=True,
-        )
+        if place.is_file():
+            pipe = checkpoint.load(place, dtype)
+        else:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                place,
+                dtype=dtype,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,  # the safety checker's
+                requires_safety_checker=False,
+                local_files_only=True,
+            )
+    except UserError:
+        raise
     except Exception as error:  # diffusers raises many types for a broken folder
         raise UserError(f"finetune.base: {base!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
@@ -65,6 +185,37 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
             raise UserError(f"finetune.base: {base!r} has no {part}; it is no Stable Diffusion 1 pipeline.")
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def _refuse_others(base: str, folder: Path) -> None:
+    """Raise a UserError that names what a diffusers folder is, if it is not Stable Diffusion 1 as safetensors."""
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"finetune.base: {base!r} is no diffusers folder (it has no model_index.json). "
+            "The embedded base is models/base/mini; `derm-t2im base train` makes one."
+        )
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        unet = folder / "unet" / "config.json"
+        shape = json.loads(unet.read_text(encoding="utf-8")) if unet.is_file() else {}
+        given, drawn = shape.get("in_channels", 4), shape.get("out_channels", 4)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"finetune.base: {base!r} cannot be loaded: a configuration is no valid JSON ({error})."
+        ) from None
+    if kind != "StableDiffusionPipeline":
+        raise UserError(
+            f"finetune.base: {base!r} is a {kind}; only the Stable Diffusion 1 family (StableDiffusionPipeline) is "
+            "trained here."
+        )
+    if given != drawn:
+        inpainting = "an inpainting model" if given == 2 * drawn + 1 else "no text-to-image model"
+        raise UserError(
+            f"finetune.base: {base!r} is {inpainting}: its U-Net has {given} input channels, not {drawn}; give the "
+            "text-to-image model."
+        )
+    if not list((folder / "unet").glob("*.safetensors")):
+        raise UserError(f"finetune.base: {base}/unet has no safetensors weights; pickled weights are not loaded.")
 
 
 def image_size(pipe: StableDiffusionPipeline) -> int:

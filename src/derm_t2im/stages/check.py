@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from derm_t2im import paths, state
+from derm_t2im.diffusion import base
 from derm_t2im.errors import UserError
 from derm_t2im.params.schema import load_all
 from derm_t2im.progress import say
@@ -20,10 +21,13 @@ def run() -> None:
     places = {
         "acquire.path": params.acquire.path,
         "acquire.external.path": params.acquire.external.path,
-        "finetune.base": params.finetune.base,
     }
     missing = [f"{name}: there is no folder {place}." for name, place in places.items() if not Path(place).is_dir()]
+    try:
+        base.check(params.finetune.base)
+    except UserError as error:
+        missing.append(str(error))
     if missing:
         raise UserError(f"params.yaml: {' '.join(missing)} Nothing was run or removed.")
-    state.write_json(paths.CHECK, {"checked": ["parameters", *places]})
-    say("check: the parameters are sound, and the folders that they name are there")
+    state.write_json(paths.CHECK, {"checked": ["parameters", *places, "finetune.base"]})
+    say("check: the parameters are sound, and what they name on the disk is there")

@@ -48,7 +48,7 @@ def run() -> None:
     pipe = base.load(settings.base, device=device)
     size = base.image_size(pipe)
     images, val_images = _images(seeds, size), _images(val, size)
-    inputs = [state.hash_tree(Path(settings.base)), state.hash_file(paths.SPLITS_MANIFEST)]
+    inputs = [base.sha256(settings.base), state.hash_file(paths.SPLITS_MANIFEST)]
     code = state.hash_code(base, dreambooth, lora, prompts, sample, watch)
     # Gradient checkpointing changes no bit, so a run that ran out of memory goes on with it.
     result = settings.model_copy(update={"gradient_checkpointing": False})

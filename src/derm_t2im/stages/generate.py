@@ -42,7 +42,7 @@ def run() -> None:
         raise UserError(
             f"generate.lora: {settings.lora!r} does not exist; give a .safetensors file, or leave it empty."
         )
-    base_hash, lora_hash = state.hash_tree(Path(tuned.base)), state.hash_tree(own or paths.LORA)
+    base_hash, lora_hash = base.sha256(tuned.base), state.hash_tree(own or paths.LORA)
     seeds = train[train["seed_image"].fillna(False)]
     pipe = _pipeline(settings, tuned, classes[0])
     means = None
