@@ -215,19 +215,25 @@ def _train(
     if settings.gradient_checkpointing:
         pipe.unet.enable_gradient_checkpointing()
     run = _Run(weights, _optimiser(weights, settings), settings.ema)
+    device = pipe.device
+    device_type = device.type
+    scaler = torch.amp.GradScaler(device_type, enabled=settings.precision == "fp16" and device_type == "cuda")
     checkpoint = work / "checkpoint.pt"
     if checkpoint.is_file():
-        run.load_state_dict(torch.load(checkpoint, weights_only=True, map_location=pipe.device))
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        run.load_state_dict(saved)
+        scaler.load_state_dict(saved["scaler"])
         progress.say(f"finetune: goes on at step {run.step}")
-    if together.of_first(run.step, pipe.device) != run.step:
+    if together.of_first(run.step, device) != run.step:
         raise UserError(f"{checkpoint} is not the same file for all processes: they need a folder that all share.")
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
-    device_type = str(pipe.device).split(":")[0]
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
-    scaler = torch.amp.GradScaler(device_type, enabled=settings.precision == "fp16" and device_type == "cuda")
     learns_text = settings.text_encoder_rank > 0
     pipe.unet.train()
     pipe.text_encoder.train(learns_text)
+    # What is in the cache already is only in the way of a GPU's memory.
+    idle = [] if device_type == "cpu" else [pipe.vae, *([] if learns_text else [pipe.text_encoder])]
+    _move(idle, "cpu")
     told = report or (lambda step, losses: None)
     for step, loss in run.history.train:
         told(step, {"train_loss": loss, "lr": settings.lr * _rate(settings, step - 1)})
@@ -266,14 +272,16 @@ def _train(
             with run.averaged():  # before the checkpoint, so that a run killed between them draws it again
                 pipe.unet.eval()
                 pipe.text_encoder.eval()
+                _move(idle, device)
                 show(run.step)
+                _move(idle, "cpu")
                 pipe.unet.train()
                 pipe.text_encoder.train(learns_text)
         if run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
             with run.averaged(), torch.inference_mode():
                 text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
                 pipe.unet.eval()
-                loss = together.of_first(heldout_loss(pipe, heldout, settings.seed, text=text), pipe.device)
+                loss = together.of_first(heldout_loss(pipe, heldout, settings.seed, text=text), device)
                 if not math.isfinite(loss):  # these weights must not replace the good checkpoint
                     raise _not_finite("held-out loss", run)
                 run.judge(loss, settings.patience > 0)
@@ -281,14 +289,20 @@ def _train(
             told(run.step, {"heldout_loss": run.history.heldout[-1][1]})
             run.saved = run.step
             if together.first:
-                torch.save(run.state_dict(), checkpoint.with_suffix(".partial"))
+                torch.save(run.state_dict() | {"scaler": scaler.state_dict()}, checkpoint.with_suffix(".partial"))
                 checkpoint.with_suffix(".partial").replace(checkpoint)
+    _move(idle, device)
     pipe.unet.eval()
     pipe.text_encoder.eval()
     run.finish()
     if together.first:
         lora.save(pipe, work / "lora", settings, len(cache.latents))
     return run.history
+
+
+def _move(parts: Sequence[Any], device: Any) -> None:
+    for part in parts:
+        part.to(device)
 
 
 def _not_finite(what: str, run: _Run) -> UserError:
