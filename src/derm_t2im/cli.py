@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from derm_t2im import doctor as checks
+from derm_t2im import profiles
 from derm_t2im.audit import command as auditing
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
@@ -28,6 +29,7 @@ app.add_typer(curation.review_app, name="review")
 app.command()(deploy.predict)
 app.command()(auditing.audit)
 app.command("doctor")(checks.command)
+app.command("profile")(profiles.command)
 
 STAGES = (
     "check", "acquire", "preprocess", "split", "validate_data", "probe", "finetune", "generate", "embed", "fidelity",
