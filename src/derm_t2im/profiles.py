@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from yaml import safe_load
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
@@ -48,12 +49,14 @@ def apply(name: str, params: Path = paths.PARAMS, folder: Path = FOLDER) -> tupl
     names = known(folder)
     if name not in names:
         raise UserError(f"there is no profile {name!r}; profiles in {folder}: {', '.join(names) or 'none'}.")
-    wanted = read_yaml(folder / f"{name}.yaml")
-    read_yaml(params)  # its errors are lines
+    for file in (folder / f"{name}.yaml", params):
+        read_yaml(file)  # its errors are lines
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # lines stay as they are
     try:
+        # Both with ruamel: it writes numbers as they were (0.00003, not 3e-05, which PyYAML reads as text).
+        wanted = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
         document = yaml.load(params.read_text(encoding="utf-8"))
     except YAMLError as error:
         raise UserError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -62,7 +65,7 @@ def apply(name: str, params: Path = paths.PARAMS, folder: Path = FOLDER) -> tupl
     text = io.StringIO()
     yaml.dump(document, text)
     try:
-        Params.model_validate(YAML(typ="safe").load(text.getvalue()))
+        Params.model_validate(safe_load(text.getvalue()))
     except ValidationError as error:
         reason = explain(error, "", Params).removeprefix("params.yaml: ")
         raise UserError(f"{folder / name}.yaml does not fit {params}: {reason} Nothing was written.") from None
@@ -76,9 +79,9 @@ def _merge(into: dict[str, Any], wanted: dict[str, Any], at: str, changes: list[
         if isinstance(new, dict) and new and isinstance(old, dict):
             _merge(old, new, f"{where}.", changes)
         elif old != new:
-            changes.append((where, _plain(old), new))
+            changes.append((where, _plain(old), _plain(new)))
             if isinstance(new, list) and isinstance(old, list):
-                old[:] = new  # keeps its form and comment
+                old[:] = list(new)  # keeps its form and comment
             else:
                 into[key] = new
 
