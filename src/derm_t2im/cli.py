@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from derm_t2im import distributed
+from derm_t2im import distributed, profiles
 from derm_t2im import doctor as checks
 from derm_t2im.audit import command as auditing
 from derm_t2im.curation import commands as curation
@@ -30,6 +30,7 @@ app.add_typer(curation.review_app, name="review")
 app.command()(deploy.predict)
 app.command()(auditing.audit)
 app.command("doctor")(checks.command)
+app.command("profile")(profiles.command)
 
 STAGES = (
     "check", "acquire", "preprocess", "split", "validate_data", "probe", "finetune", "generate", "embed", "fidelity",

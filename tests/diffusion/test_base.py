@@ -35,9 +35,15 @@ def original_names(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, An
     """Weights under the names of the original Stable Diffusion 1 checkpoints."""
 
     def of_unet(name: str) -> str:
-        names = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-                 "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}  # fmt: skip
-        for new, old in names.items():
+        inner = {
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "time_emb_proj": "emb_layers.1",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+            "conv_shortcut": "skip_connection",
+        }
+        for new, old in inner.items():
             if "resnets" in name:
                 name = name.replace(f".{new}.", f".{old}.")
         for pattern, old in (

@@ -86,6 +86,7 @@ def configurations(found: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
             "block_out_channels": [found[f"{UNET}input_blocks.{i}.0.out_layers.3.weight"][0] for i in (1, 4, 7, 10)],
             "cross_attention_dim": found[UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"][1],
             "attention_head_dim": 8,
+            "layers_per_block": 2,
         },
         "vae": {
             "_class_name": "AutoencoderKL",
