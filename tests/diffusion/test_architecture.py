@@ -37,7 +37,7 @@ def test_embedded_base_is_small_and_complete() -> None:
 
 
 def test_missing_base_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no diffusers folder"):
+    with pytest.raises(UserError, match="there is no folder or file"):
         base.load(str(tmp_path / "nothing"))
 
 

@@ -152,7 +152,7 @@ def test_out_of_memory_while_sampling_names_what_to_lower(begin: Callable, monke
     def full(*_: object) -> np.ndarray:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(sample, "draw", full)
+    monkeypatch.setattr(sample, "stream", full)
     with pytest.raises(UserError, match=r"^out of memory: generate .* 32 images .*lower generate\.batch"):
         generate.run()
 
