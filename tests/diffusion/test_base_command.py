@@ -163,7 +163,7 @@ def test_another_base_never_takes_the_embedded_ones_place_unasked(
         (["--manifest", "all.parquet", "--images", "100"], "number of phantoms"),
         (["--all"], "name one"),
         (["--manifest", "all.parquet", "--init", "nothing"], "--init: there is no folder or file 'nothing'"),
-        (["--manifest", "all.parquet", "--autoencoder", "nothing"], "--autoencoder: there is no folder or file 'nothing'"),
+        (["--manifest", "all.parquet", "--autoencoder", "nothing"], "--autoencoder: there is no folder or file"),
         (["--init", "made", "--preset", "mini"], "leave out --preset and --config"),
         (["--preset", "huge"], "allowed: mini, small, sd15"),
         (["--out", "images"], "holds other files"),
