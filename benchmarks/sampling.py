@@ -1,10 +1,11 @@
 """Drawing images: ours beside plain ``pipe(prompt)`` calls, and what steps, guidance and sampler do to the images.
 
-python benchmarks/sampling.py [--images 16] [--steps 20] [--rounds 3] [--architecture mini|small|sd15|tiny]
+python benchmarks/sampling.py [--images 16] [--steps 20] [--rounds 3] [--architecture mini|small|sd15|tiny|FOLDER]
+    [--precision fp32 bf16] [--memory-images 64 512]
 python benchmarks/sampling.py --table [--images 96] [--project FOLDER]
 
 Speed: the same weights (LoRA merged), prompts, steps and guidance, alternating, medians. Peak memory: a process of
-its own for each number of images, two steps each. On a CUDA device both run in fp32 and bf16, ``sd15`` builds Stable
+its own for each number of images, two steps each. ``sd15`` builds Stable
 Diffusion 1.5's architecture with random weights (``tiny``: the same code path in a small size, to rehearse it).
 The table needs a finished run in FOLDER (its splits, probe and LoRA) and goes to stdout as markdown, a row at a time.
 """
@@ -45,13 +46,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--architecture", choices=models.NAMES, default="mini")
+    parser.add_argument("--architecture", default="mini", help=", ".join(models.NAMES) + ", or a folder")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32"])
+    parser.add_argument("--memory-images", type=int, nargs="*", default=[64, 512])
     parser.add_argument("--project", type=Path, default=Path(), help="a finished run")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--all-steps", type=int, nargs="+", default=[10, 20, 30])
     parser.add_argument("--all-guidance", type=float, nargs="+", default=[3.0, 4.0, 5.0, 7.0, 9.0])
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    asked.base = models.folder(asked.architecture)
     if asked.memory_of:
         memory(asked, asked.memory_of)
     elif asked.table:
@@ -66,8 +70,8 @@ def device() -> str:
 
 def pipeline(asked: argparse.Namespace, precision: str) -> Any:
     """The embedded base with the run's LoRA, or an architecture with random weights."""
-    pipe = base.load(models.folder(asked.architecture), precision, device())
-    if asked.architecture == "mini":
+    pipe = base.load(asked.base, precision, device())
+    if asked.base == models.folder("mini"):
         lora.merge(pipe, asked.project / paths.LORA, 1.0)
     return sample.prepare(pipe)
 
@@ -82,7 +86,7 @@ def speed(asked: argparse.Namespace) -> None:
     base.quiet()
     number = asked.images or 16
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads, {device()}")
-    for precision in ("fp32", "bf16") if device() == "cuda" else ("fp32",):
+    for precision in asked.precision:
         torch.manual_seed(0)
         pipe = pipeline(asked, precision)
         wanted = Generate(images=number, steps=asked.steps, attributes=UNIFORM, samplers=("euler_a",))
@@ -115,9 +119,9 @@ def speed(asked: argparse.Namespace) -> None:
             f"ratio per round {', '.join(f'{r:.2f}' for r in ratios)}, median {statistics.median(ratios):.2f}",
             flush=True,
         )
-    for images in (64, 512):
-        command = [sys.executable, __file__, "--memory-of", str(images), "--architecture", asked.architecture]
-        command += ["--project", str(asked.project), "--batch", str(asked.batch)]
+    for images in asked.memory_images:
+        command = [sys.executable, __file__, "--memory-of", str(images), "--architecture", asked.base]
+        command += ["--project", str(asked.project), "--batch", str(asked.batch), "--precision", asked.precision[-1]]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
         print(f"peak memory, {images} images: {done.stdout.strip()}", flush=True)
 
@@ -125,7 +129,7 @@ def speed(asked: argparse.Namespace) -> None:
 def memory(asked: argparse.Namespace, images: int) -> None:
     """Print the peak memory of this process after drawing; images are dropped as they come."""
     base.quiet()
-    pipe = pipeline(asked, "fp32")
+    pipe = pipeline(asked, asked.precision[-1])
     wanted = Generate(images=images, steps=2, attributes=UNIFORM, samplers=("euler_a",))
     for _ in sample.stream(pipe, sample.plan(wanted, NOBODY, CLASSES, "sks"), asked.batch):
         pass

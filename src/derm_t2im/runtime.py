@@ -7,6 +7,7 @@ and not in ``params.yaml`` (where they would make DVC run stages again):
 - ``DERM_T2IM_WORKERS``: worker processes for image work (default: the cores of this machine).
 - ``DERM_T2IM_THREADS``: threads of torch and OpenMP (default: the cores of this machine, shared by the processes that
   do one stage together).
+- ``DERM_T2IM_GRAPHS``: ``on`` (default) or ``off``: whether training on a GPU records its step as a CUDA graph.
 - ``DERM_T2IM_LAUNCH``: a launcher under which `finetune` and `generate` start themselves, such as
   ``accelerate launch --multi_gpu --num_processes 4`` (docs/scale.md).
 """
@@ -38,6 +39,14 @@ def threads() -> int:
     if os.environ.get("DERM_T2IM_THREADS"):
         return _count("DERM_T2IM_THREADS")
     return max(1, _count("DERM_T2IM_THREADS") // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def graphs() -> bool:
+    """Whether a training step on a GPU may be recorded as a CUDA graph."""
+    wanted = os.environ.get("DERM_T2IM_GRAPHS", "on")
+    if wanted not in ("on", "off"):
+        raise UserError(f"DERM_T2IM_GRAPHS is {wanted!r}: use on or off.")
+    return wanted == "on"
 
 
 def device() -> str:

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from derm_t2im import manifest, networks, paths, state
-from derm_t2im.diffusion import base, dreambooth, lora, sample, watch
+from derm_t2im.diffusion import base, dreambooth, lora, precompute, sample, watch
 from derm_t2im.errors import UserError
 from derm_t2im.imaging.io import read_rgb, write_png
 from derm_t2im.params.generate import Generate
@@ -179,7 +179,7 @@ def test_a_step_of_the_history_is_told_with_its_rate(tiny_base: Path, tmp_path: 
     from test_lora import CAPTIONS, IMAGES, Finetune
 
     pipe = base.load(str(tiny_base))
-    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
+    cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=False)
     settings = Finetune(steps=3, batch=2, warmup=2, lr=0.01, checkpoint_every=3)
     told: list[list[tuple[int, dict[str, float]]]] = [[], []]
     for seen in told:  # the second time from the checkpoint alone

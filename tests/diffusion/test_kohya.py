@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from derm_t2im.diffusion import base, dreambooth, lora, sample
+from derm_t2im.diffusion import base, dreambooth, lora, precompute, sample
 from derm_t2im.errors import UserError
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
@@ -21,7 +21,7 @@ ALL = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "proj_in", "ff.net.
 def trained(folder: Path, work: Path, **settings: object) -> Path:
     pipe = base.load(str(folder))
     chosen = Finetune(steps=2, batch=2, lr=0.05, warmup=0, checkpoint_every=2, **settings)  # type: ignore[arg-type]
-    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
+    cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=False)
     work.mkdir(exist_ok=True)
     dreambooth.train(pipe, cache, cache, chosen, work)
     return work / "lora"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from derm_t2im.diffusion import base, dreambooth, lora, sample
+from derm_t2im.diffusion import base, dreambooth, lora, precompute, sample
 from derm_t2im.errors import UserError
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
@@ -17,10 +17,10 @@ CAPTIONS = [f"a dermoscopic image of a {label} lesion, sks" for label in ("benig
 def run(folder: Path, work: Path, steps: int, **settings: object) -> dict[str, torch.Tensor]:
     pipe = base.load(str(folder))
     chosen = Finetune(steps=steps, batch=4, checkpoint_every=2, warmup=2, **settings)  # type: ignore[arg-type]
-    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=True)
+    cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=True)
     work.mkdir(exist_ok=True)
-    heldout = dreambooth.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False)
-    before = dreambooth.prior(pipe, chosen, ["benign", "malignant"]) if chosen.prior_weight else None
+    heldout = precompute.encode(pipe, IMAGES[:2], CAPTIONS[:2], flips=False)
+    before = precompute.prior(pipe, chosen, ["benign", "malignant"]) if chosen.prior_weight else None
     dreambooth.train(pipe, cache, heldout, chosen, work, before=before)
     name = lora.WHOLE if chosen.method == "full" else lora.WEIGHTS
     return load_file(work / "lora" / name)
@@ -67,7 +67,7 @@ def test_accumulated_batches_show_the_images_of_one_large_batch() -> None:
 
 def test_patience_ends_training_and_keeps_the_best(tiny_base: Path, tmp_path: Path) -> None:
     pipe = base.load(str(tiny_base))
-    cache = dreambooth.encode(pipe, IMAGES, CAPTIONS, flips=False)
+    cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=False)
     settings = Finetune(steps=40, batch=4, checkpoint_every=1, warmup=0, lr=0.7, clip=100.0, patience=3)
     (tmp_path / "w").mkdir()
     seen: list[tuple[int, dict[str, float]]] = []
@@ -103,7 +103,7 @@ def test_the_eight_bit_optimiser_says_what_it_needs(tiny_base: Path, tmp_path: P
 def test_too_long_a_caption_is_named_and_not_cut(tiny_base: Path) -> None:
     pipe = base.load(str(tiny_base))
     with pytest.raises(UserError, match=r"has \d+ tokens and the text encoder takes \d+: 'a lesion lesion"):
-        dreambooth.encode(pipe, IMAGES[:1], ["a" + " lesion" * 200], flips=False)
+        precompute.encode(pipe, IMAGES[:1], ["a" + " lesion" * 200], flips=False)
 
 
 def test_the_same_run_writes_the_same_file(tiny_base: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ ROW = {
 def test_settings_survive_in_the_web_uis_own_chunk(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    png.write(file, pixels, png.describe(ROW, 64))
+    png.write(file, pixels, png.describe(ROW, 64, "cd" * 32))
     with Image.open(file) as image:
         text = image.text["parameters"]
         assert np.array_equal(np.asarray(image), pixels)

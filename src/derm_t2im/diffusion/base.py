@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
 
+PREDICTED = ("epsilon", "v_prediction")  # what a U-Net may predict
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 # What is fetched of a repository: one set of safetensors weights, not the fp16 and pickled copies beside it.
@@ -53,12 +54,18 @@ def is_hub_id(base: str) -> bool:
 
 
 def check(base: str) -> None:
-    """Refuse a folder or file that is not there, without a download; a hub id passes.
+    """Refuse what is not there or plainly no base, without a download or loading weights; a hub id passes.
 
     Raises:
-        UserError: naming the three forms.
+        UserError: naming the three forms, or what the folder or file is.
     """
-    if not (is_hub_id(base) or Path(base).exists()):
+    if is_hub_id(base):
+        return
+    if Path(base).is_dir():
+        _refuse_others(base, Path(base))
+    elif Path(base).exists():
+        checkpoint.refuse_others(Path(base), checkpoint.shapes(Path(base)))
+    else:
         raise UserError(
             f"finetune.base: there is no folder or file {base!r}; give a diffusers folder, a .safetensors checkpoint, "
             "or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. The embedded base is models/base/mini; "
@@ -198,10 +205,12 @@ def _refuse_others(base: str, folder: Path) -> None:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
         unet = folder / "unet" / "config.json"
         shape = json.loads(unet.read_text(encoding="utf-8")) if unet.is_file() else {}
+        noise = folder / "scheduler" / "scheduler_config.json"
+        predicts = json.loads(noise.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
         given, drawn = shape.get("in_channels", 4), shape.get("out_channels", 4)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"finetune.base: {base!r} cannot be loaded: a configuration is no valid JSON ({error})."
+            f"finetune.base: {base!r} cannot be loaded: a configuration is missing or no valid JSON ({error})."
         ) from None
     if kind != "StableDiffusionPipeline":
         raise UserError(
@@ -214,8 +223,16 @@ def _refuse_others(base: str, folder: Path) -> None:
             f"finetune.base: {base!r} is {inpainting}: its U-Net has {given} input channels, not {drawn}; give the "
             "text-to-image model."
         )
-    if not list((folder / "unet").glob("*.safetensors")):
-        raise UserError(f"finetune.base: {base}/unet has no safetensors weights; pickled weights are not loaded.")
+    if predicts not in PREDICTED:
+        raise UserError(f"finetune.base: {base!r} predicts {predicts!r}; supported: {', '.join(PREDICTED)}.")
+    for part in ("unet", "vae", "text_encoder"):
+        files = list((folder / part).glob("*.safetensors"))
+        if not files:
+            raise UserError(f"finetune.base: {base}/{part} has no safetensors weights; pickled weights are not loaded.")
+        for file in files:
+            checkpoint.shapes(file)  # an error for one that is cut short
+    if not list((folder / "tokenizer").glob("*.json")):
+        raise UserError(f"finetune.base: {base!r} has no folder tokenizer with its vocabulary.")
 
 
 def image_size(pipe: StableDiffusionPipeline) -> int:
@@ -229,13 +246,14 @@ def tokens(pipe: StableDiffusionPipeline, texts: Sequence[str]) -> torch.Tensor:
     Raises:
         UserError: for a text that is longer than the text encoder takes; nothing is cut off unseen.
     """
-    longest = pipe.tokenizer.model_max_length
+    # A tokenizer need not know what its encoder takes.
+    longest = min(pipe.tokenizer.model_max_length, pipe.text_encoder.config.max_position_embeddings)
     for text in dict.fromkeys(texts):
         length = len(pipe.tokenizer(text, truncation=False, verbose=False).input_ids)
         if length > longest:
             raise UserError(
                 f"the prompt has {length} tokens and the text encoder takes {longest}: {text[:80]!r}...; "
-                "shorten finetune.token or leave out attributes (generate.attributes)."
+                "shorten generate.negative_prompt or finetune.token, or leave out words (generate.attributes)."
             )
     ids = pipe.tokenizer(list(texts), padding="max_length", max_length=longest, return_tensors="pt").input_ids
     return ids.to(pipe.device)

@@ -53,15 +53,16 @@ def base_train(
     unet_batch: Annotated[int, typer.Option(min=1)] = 48,
     rate: Annotated[float, typer.Option(min=1e-4, max=10, help="Factor on the learning rates.")] = 1.0,
     seed: int = 0,
+    force: Annotated[bool, typer.Option(help="Replace a base that is there.")] = False,
 ) -> None:
     """Train a base model: the embedded one on phantoms (about an hour on two cores), or your own on your images."""
     _check(manifest, split, everything, preset, config, init, images)
     # Another base never takes the embedded one's place unasked.
     target = out or paths.BASE / ("own" if manifest or init or config else preset or "mini")
-    _check_target(target)
+    _check_target(target, force)
 
     from derm_t2im import runtime, state
-    from derm_t2im.diffusion import architecture, base, own_images, pretrain, prompts, sample
+    from derm_t2im.diffusion import architecture, base, own_images, pretrain, prompts, replay, sample
     from derm_t2im.progress import say
 
     base.quiet()
@@ -102,7 +103,7 @@ def base_train(
         from derm_t2im.sources import broad
 
         about["phantoms"] = images or PHANTOMS
-    code = state.hash_code(architecture, own_images, pretrain, prompts, sample)
+    code = state.hash_code(architecture, own_images, pretrain, prompts, replay, sample)
     work = state.work_folder("base", state.fingerprint(about, code))
     _check_room(work, 4 * numbers * recipe.views * (len(pixels) if manifest else about["phantoms"]))
     if not manifest:
@@ -150,12 +151,14 @@ def _check(
         raise UserError("--init takes the sizes of its base: leave out --preset and --config.")
 
 
-def _check_target(target: Path) -> None:
-    """Only a base, or nothing, may be replaced."""
+def _check_target(target: Path, force: bool) -> None:
+    """Only a base may be replaced, and only if asked to."""
     if target.is_dir():
         other = sorted({entry.name for entry in target.iterdir()} - PARTS)
         if other:
             raise UserError(f"--out {target} holds other files ({', '.join(other[:3])}): choose another folder.")
+        if not force and any(target.iterdir()):
+            raise UserError(f"--out {target} holds a base: choose another folder, or say --force to replace it.")
     elif target.exists():
         raise UserError(f"--out {target} is a file: choose a folder.")
 

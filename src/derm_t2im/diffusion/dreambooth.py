@@ -9,45 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from derm_t2im import distributed, progress, seeds
-from derm_t2im.diffusion import base, lora, prompts
+from derm_t2im.diffusion import base, lora
+from derm_t2im.diffusion.replay import Replay
 from derm_t2im.errors import UserError, enough_memory
-from derm_t2im.vocabulary import COUNTS, SIZES, TONES
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
 
+    from derm_t2im.diffusion.precompute import Cache
     from derm_t2im.params.finetune import Finetune
-
-
-#: Low, so that prior images vary as the base model's distribution does.
-PRIOR_GUIDANCE = 3.0
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What training needs of n images.
-
-    ``latents`` (n, v, c, h, w) of v views; ``tokens`` (n, t) of the captions and ``blank_tokens`` (t,) of none, and
-    what the text encoder as it was makes of them: ``text`` (n, t, d), ``blank`` (t, d).
-    """
-
-    latents: torch.Tensor
-    tokens: torch.Tensor
-    blank_tokens: torch.Tensor
-    text: torch.Tensor
-    blank: torch.Tensor
-
-    def of(self, chosen: np.ndarray) -> Cache:
-        """The same of some of the images, by a mask (n,)."""
-        at = np.flatnonzero(chosen)
-        return Cache(self.latents[at], self.tokens[at], self.blank_tokens, self.text[at], self.blank)
 
 
 @dataclass
@@ -60,55 +36,6 @@ class History:
     train: list[tuple[int, float]] = field(default_factory=list)
     heldout: list[tuple[int, float]] = field(default_factory=list)
     kept: int = 0
-
-
-def encode(pipe: StableDiffusionPipeline, images: np.ndarray, captions: Sequence[str], flips: bool) -> Cache:
-    """Latents and text embeddings of uint8 images (n, h, w, 3), on the pipeline's device.
-
-    Raises:
-        UserError: for a caption that is longer than the text encoder takes.
-    """
-    import torch
-
-    mirrored = [np.ascontiguousarray(images[:, :, ::-1])] if flips else []
-    latents = [base.latents(pipe, view) for view in (images, *mirrored)]
-    return _cached(pipe, torch.stack(latents, 1), captions)
-
-
-def prior(pipe: StableDiffusionPipeline, settings: Finetune, classes: Sequence[str]) -> Cache:
-    """Latents and embeddings of images that the base model draws for prompts without the token (prior preservation).
-
-    The prompts name every class, size, count and skin tone equally often, so that all these words keep their meaning
-    while few seed images, most of them alike, teach the token.
-    """
-    import torch
-
-    said = [prompts.compose(_evenly(classes, settings.seed, i)) for i in range(settings.prior_images)]
-    latents = []
-    with torch.inference_mode():
-        for start in progress.track(range(0, settings.prior_images, 32), "finetune: prior images"):
-            part = range(start, min(start + 32, settings.prior_images))
-            chance = [torch.Generator().manual_seed(seeds.derive(settings.seed, "prior", i)) for i in part]
-            drawn = pipe([said[i] for i in part], num_inference_steps=20, guidance_scale=PRIOR_GUIDANCE,
-                         generator=chance, output_type="latent")  # fmt: skip
-            latents.append(drawn.images)
-    return _cached(pipe, torch.cat(latents)[:, None], said)
-
-
-def _evenly(classes: Sequence[str], seed: int, i: int) -> dict[str, str]:
-    rng = seeds.generator(seed, "prior prompt", i)
-    said = {key: str(rng.choice(list(values))) for key, values in (("size", SIZES), ("count", COUNTS), ("tone", TONES))}
-    return {"label": classes[i % len(classes)], **said}
-
-
-def _cached(pipe: StableDiffusionPipeline, latents: torch.Tensor, captions: Sequence[str]) -> Cache:
-    import torch
-
-    tokens = base.tokens(pipe, [*captions, ""])
-    with torch.inference_mode():
-        text = torch.cat([pipe.text_encoder(part)[0] for part in tokens.split(64)])
-    # Outside inference mode, so that autograd accepts them.
-    return Cache(latents.clone(), tokens[:-1].clone(), tokens[-1].clone(), text[:-1].clone(), text[-1].clone())
 
 
 def heldout_loss(
@@ -143,7 +70,7 @@ def _target(schedule: Any, clean: torch.Tensor, noise: torch.Tensor, time: torch
         return noise
     if kind == "v_prediction":
         return schedule.get_velocity(clean, noise, time)
-    raise UserError(f"the base model predicts {kind!r}; supported: epsilon, v_prediction.")
+    raise UserError(f"the base model predicts {kind!r}; supported: {', '.join(base.PREDICTED)}.")
 
 
 def train(
@@ -160,7 +87,8 @@ def train(
 
     A checkpoint every ``settings.checkpoint_every`` steps lets a killed run go on to the same bits: all chance of a
     step is derived from the step's number. At each the held-out loss is measured; with ``settings.patience`` the
-    weights of the least one are kept, and training ends after so many checkpoints without a lesser one.
+    weights of the least one are kept, those before the first step included, and training ends after so many
+    checkpoints without a lesser one.
 
     Args:
         pipe: The base model.
@@ -231,6 +159,18 @@ def _train(
     learns_text = settings.text_encoder_rank > 0
     pipe.unet.train()
     pipe.text_encoder.train(learns_text)
+    half = partial(torch.autocast, device_type, dtype, enabled=settings.precision != "fp32")
+    frozen = _frozen(pipe.unet, weights) if device_type == "cuda" and settings.method == "lora" else []
+    _cast(frozen, dtype)  # what does not learn needs no more digits than it is computed with
+
+    def backward(*batch: torch.Tensor) -> torch.Tensor:
+        with half():
+            error = _loss(pipe, *batch) / settings.batch
+        scaler.scale(error / settings.accumulate).backward()
+        return error.detach()
+
+    # Gradient checkpointing looks after random states, and a text encoder at its masks: neither can be recorded.
+    replay = Replay(backward, weights, record=not (settings.gradient_checkpointing or learns_text))
     # What is in the cache already is only in the way of a GPU's memory.
     idle = [] if device_type == "cpu" else [pipe.vae, *([] if learns_text else [pipe.text_encoder])]
     _move(idle, "cpu")
@@ -240,24 +180,36 @@ def _train(
     for step, loss in run.history.heldout:
         told(step, {"heldout_loss": loss})
 
+    def judge() -> None:
+        with run.averaged(), torch.inference_mode(), half():
+            text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
+            pipe.unet.eval()
+            loss = together.of_first(heldout_loss(pipe, heldout, settings.seed, text=text), device)
+            if not math.isfinite(loss):  # these weights must not replace the good checkpoint
+                raise _not_finite("held-out loss", run)
+            run.judge(loss, settings.patience > 0)
+            pipe.unet.train()
+        told(run.step, {"heldout_loss": loss})
+
+    if settings.patience and not run.history.heldout:
+        judge()
     for step in progress.track(range(run.step, settings.steps), "finetune", total=settings.steps - run.step):
         if settings.patience and run.stale >= settings.patience:
             progress.say(f"finetune: held-out loss no lower for {run.stale} checkpoints, ends at step {step}")
             break
         for group in run.optimiser.param_groups:
             group["lr"] = settings.lr * _rate(settings, step)
-        run.optimiser.zero_grad(set_to_none=True)
+        replay.clear()
         mean = 0.0
         for part in range(settings.accumulate):
-            with torch.autocast(device_type, dtype, enabled=settings.precision != "fp32"):
-                error = _loss(pipe, cache, schedule, settings, step, part, "instance")
-                if before is not None:
-                    error = error + settings.prior_weight * _loss(pipe, before, schedule, settings, step, part, "prior")
-            whole = together.total(error)
+            batch = _batch(cache, schedule, settings, step, part, "instance")
+            if before is not None:
+                others = _batch(before, schedule, settings, step, part, "prior", settings.prior_weight)
+                batch = [torch.cat(pair) for pair in zip(batch, others, strict=True)]
+            whole = together.total(replay(*batch))
             if not math.isfinite(whole):
                 raise _not_finite("loss", run)
             mean += whole / settings.accumulate
-            scaler.scale(error / settings.accumulate).backward()
         together.add_up([w.grad for w in weights if w.grad is not None])
         scaler.unscale_(run.optimiser)
         slope = torch.nn.utils.clip_grad_norm_(weights, settings.clip)
@@ -269,7 +221,7 @@ def _train(
         run.history.train.append((run.step, mean))
         told(run.step, {"train_loss": mean, "lr": settings.lr * _rate(settings, step)})
         if show is not None and settings.sample_every and run.step % settings.sample_every == 0:
-            with run.averaged():  # before the checkpoint, so that a run killed between them draws it again
+            with run.averaged(), half():  # before the checkpoint, so that a run killed between them draws it again
                 pipe.unet.eval()
                 pipe.text_encoder.eval()
                 _move(idle, device)
@@ -278,20 +230,14 @@ def _train(
                 pipe.unet.train()
                 pipe.text_encoder.train(learns_text)
         if run.step % settings.checkpoint_every == 0 or run.step == settings.steps:
-            with run.averaged(), torch.inference_mode():
-                text = pipe.text_encoder(heldout.tokens)[0] if learns_text else None
-                pipe.unet.eval()
-                loss = together.of_first(heldout_loss(pipe, heldout, settings.seed, text=text), device)
-                if not math.isfinite(loss):  # these weights must not replace the good checkpoint
-                    raise _not_finite("held-out loss", run)
-                run.judge(loss, settings.patience > 0)
-                pipe.unet.train()
-            told(run.step, {"heldout_loss": run.history.heldout[-1][1]})
+            judge()
             run.saved = run.step
             if together.first:
                 torch.save(run.state_dict() | {"scaler": scaler.state_dict()}, checkpoint.with_suffix(".partial"))
                 checkpoint.with_suffix(".partial").replace(checkpoint)
+    del replay
     _move(idle, device)
+    _cast(frozen, torch.float32)
     pipe.unet.eval()
     pipe.text_encoder.eval()
     run.finish()
@@ -419,10 +365,20 @@ def _rate(settings: Finetune, step: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def _loss(
-    pipe: StableDiffusionPipeline, cache: Cache, schedule: Any, settings: Finetune, step: int, part: int, name: str
-) -> torch.Tensor:
-    """This process's share of a batch's mean denoising loss: shares add up to the mean.
+def _frozen(model: torch.nn.Module, learn: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    learning = {id(weight) for weight in learn}
+    return [weight for weight in model.parameters() if id(weight) not in learning]
+
+
+def _cast(weights: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    for weight in weights:
+        weight.data = weight.data.to(dtype)
+
+
+def _batch(
+    cache: Cache, schedule: Any, settings: Finetune, step: int, part: int, name: str, weight: float = 1.0
+) -> list[torch.Tensor]:
+    """This process's share of a batch, on the cache's device: what :func:`_loss` takes.
 
     All chance is derived from the step and its part, for the whole batch, of which each process then takes its images:
     any number of processes sees the same images with the same noise.
@@ -445,18 +401,32 @@ def _loss(
     time = torch.randint(0, steps, (settings.batch,), generator=chance)[own]
     dropped = (torch.rand(settings.batch, generator=chance)[own] < settings.caption_dropout).to(clean.device)
     if settings.text_encoder_rank:
-        tokens = torch.where(dropped[:, None], cache.blank_tokens, cache.tokens[index[own]])
-        text = pipe.text_encoder(tokens)[0]
+        said = torch.where(dropped[:, None], cache.blank_tokens, cache.tokens[index[own]])
     else:
-        text = torch.where(dropped[:, None, None], cache.blank, cache.text[index[own]])
-    noisy = schedule.add_noise(clean, noise, time.to(clean.device))
-    predicted = pipe.unet(noisy, time.to(clean.device), text).sample
-    each = (predicted.float() - _target(schedule, clean, noise, time.to(clean.device)).float()).square().mean((1, 2, 3))
+        said = torch.where(dropped[:, None, None], cache.blank, cache.text[index[own]])
+    weights = torch.full((len(time),), weight)
     if settings.snr_gamma > 0:  # min-SNR weighting (Hang et al. 2023)
         snr = schedule.alphas_cumprod[time] / (1 - schedule.alphas_cumprod[time])
         divisor = snr if schedule.config.prediction_type == "epsilon" else snr + 1
-        each = each * (snr.clamp(max=settings.snr_gamma) / divisor).to(each)
-    return each.sum() / settings.batch
+        weights = weights * (snr.clamp(max=settings.snr_gamma) / divisor).to(weights)
+    time = time.to(clean.device)
+    target = _target(schedule, clean, noise, time)
+    return [schedule.add_noise(clean, noise, time), time, said, target, weights.to(clean.device)]
+
+
+def _loss(
+    pipe: StableDiffusionPipeline,
+    noisy: torch.Tensor,
+    time: torch.Tensor,
+    said: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted sum over images of their mean denoising loss; ``said`` are embeddings, or tokens to be embedded."""
+    text = said if said.is_floating_point() else pipe.text_encoder(said)[0]
+    predicted = pipe.unet(noisy, time, text).sample
+    each = (predicted.float() - target.float()).square().mean((1, 2, 3))
+    return (each * weights).sum()
 
 
 def _order(n: int, batch: int, step: int, seed: int, name: str) -> torch.Tensor:

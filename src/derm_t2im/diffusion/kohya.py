@@ -7,6 +7,7 @@ metadata (github.com/kohya-ss/sd-scripts; github.com/Stability-AI/ModelSpec).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -170,12 +171,20 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         for mark, what in _OTHERS.items():
             if mark in key:
                 raise UserError(f"{path} is {what}; what fits here is a LoRA for Stable Diffusion 1.")
-    if not any(key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight")) for key in layers):
+    if broken := [key for key, value in layers.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"{path} holds weights that are no finite numbers ({broken[0]}): train it again.")
+    if not layers_of(layers):
         raise UserError(f"{path} holds no LoRA layers.")
     return {
         key: value.reshape(len(value)) if key.endswith(".dora_scale") and value.shape[1:].numel() == 1 else value
         for key, value in layers.items()
     }
+
+
+def model_hash(path: Path) -> str:
+    """What web UIs know a LoRA file by: SHA-256 of a safetensors file behind its header, in hex (`sshs_model_hash`)."""
+    data = path.read_bytes()
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def layers_of(layers: Mapping[str, torch.Tensor]) -> int:

@@ -75,12 +75,12 @@ def save(pipe: StableDiffusionPipeline, folder: Path, settings: Finetune, images
         type(pipe).save_lora_weights(folder, safe_serialization=True, **layers)
         facts = kohya.metadata(settings, images, base.image_size(pipe), str(pipe.scheduler.config.prediction_type))
         save_file(named, folder / KOHYA, metadata=facts)
-        for file in (folder / WEIGHTS, folder / KOHYA):
-            _sort_metadata(file)
+        _sort_metadata(folder / WEIGHTS)
+        _sort_metadata(folder / KOHYA, sshs_model_hash=kohya.model_hash(folder / KOHYA))
 
 
 def merge(pipe: StableDiffusionPipeline, path: Path, beta: float) -> None:
-    """Merge fine-tuned weights into the pipeline: W = W0 + beta dW.
+    """Merge fine-tuned weights into the pipeline: W = W0 + beta dW, whatever dW was made of.
 
     ``path`` is a folder that :func:`save` wrote, or a LoRA file in diffusers' or kohya's form.
 
@@ -111,12 +111,37 @@ def merge(pipe: StableDiffusionPipeline, path: Path, beta: float) -> None:
                 raise UserError(
                     f"{layers} does not fit this base model, which lacks {lost} of the layers that it tunes."
                 )
-            pipe.fuse_lora(components=_tuned_parts(pipe), lora_scale=beta)
-            pipe.unload_lora_weights()
+            _fuse(pipe, beta)
         elif not whole.is_file():
             raise UserError(f"{path} holds no LoRA: give a .safetensors file, or run the stage finetune.")
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{path} does not fit this base model: {' '.join(str(error).split())[:200]}") from None
+
+
+def model_hash(path: Path) -> str:
+    """What web UIs know the LoRA by that :func:`merge` takes from ``path``; empty for a whole U-Net."""
+    file = path if path.is_file() else path / KOHYA
+    return kohya.model_hash(file) if file.is_file() else ""
+
+
+def _fuse(pipe: StableDiffusionPipeline, beta: float) -> None:
+    """Add the attached layers to the weights. DoRA scales by norms, so what fuses is not beta times anything."""
+    import torch
+
+    parts = _tuned_parts(pipe)
+    dora = beta != 1 and any(config.use_dora for part in parts for config in getattr(pipe, part).peft_config.values())
+    before = {part: {n: p.clone() for n, p in _plain_weights(getattr(pipe, part))} for part in parts} if dora else {}
+    pipe.fuse_lora(components=parts, lora_scale=1.0 if dora else beta)
+    pipe.unload_lora_weights()
+    with torch.no_grad():
+        for part, weights in before.items():
+            for name, value in _plain_weights(getattr(pipe, part)):
+                value.copy_(weights[name].lerp(value, beta))
+
+
+def _plain_weights(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """Parameters under the names that they have without LoRA layers."""
+    return [(n.replace(".base_layer", ""), p) for n, p in model.named_parameters() if "lora_" not in n]
 
 
 def folder_for(folder: Path, label: str, per_class: bool) -> Path:
@@ -147,12 +172,12 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
     return {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata keys of a safetensors file: the library writes them in random order, and DVC goes by bytes."""
+def _sort_metadata(path: Path, **more: str) -> None:
+    """Add metadata to a safetensors file and sort its keys: the library's order is random, and DVC goes by bytes."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    header["__metadata__"] = dict(sorted((header["__metadata__"] | more).items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight
     write_atomic(path, len(text).to_bytes(8, "little") + text + data[8 + length :])

@@ -30,8 +30,8 @@ SAMPLER_NAMES = {
 }
 
 
-def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
-    """The text of the chunk for one row of the synthetic manifest."""
+def describe(row: Mapping[str, Any] | pd.Series, size: int, lora_hash: str = "") -> str:
+    """The text of the chunk for one row of the synthetic manifest; ``lora_hash`` is :func:`kohya.model_hash`."""
     settings = {
         "Steps": row["steps"],
         "Sampler": SAMPLER_NAMES.get(row["sampler"], row["sampler"]),
@@ -39,7 +39,7 @@ def describe(row: Mapping[str, Any] | pd.Series, size: int) -> str:
         "Seed": row["seed"],
         "Size": f"{size}x{size}",
         "Model hash": str(row["base_sha256"])[:10],
-        "Lora hashes": f'"derm-t2im: {str(row["lora_sha256"])[:12]}"',
+        **({"Lora hashes": f'"derm-t2im: {lora_hash[:12]}"'} if lora_hash else {}),
         "Version": "derm-t2im",
     }
     # The web UI knows neither, and draws another image without them: whoever reads the chunk must see that.

@@ -7,6 +7,7 @@ Chance is drawn on the CPU on every device, so that a GPU sees the same batches.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 
 from derm_t2im import progress, seeds
 from derm_t2im.diffusion import architecture, base, prompts
+from derm_t2im.diffusion.replay import Replay
 from derm_t2im.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +113,19 @@ def train(
     pipe = architecture.pipeline(vae.eval(), encoder.eval(), words, net.eval())
     out = work / "pipeline"
     pipe.to("cpu", dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    _tidy(out)
     return out
+
+
+def _tidy(folder: Path) -> None:
+    """Take out of the configurations where the parts came from: a path of this machine."""
+    for file in sorted(folder.glob("*/*config.json")):
+        values = json.loads(file.read_text(encoding="utf-8"))
+        kept = {
+            key: value for key, value in values.items() if key not in ("_name_or_path", "is_local", "local_files_only")
+        }
+        if kept != values:
+            file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _same_noise(start: StableDiffusionPipeline, name: str) -> None:
@@ -188,13 +202,10 @@ class _Optimiser:
             (torch.optim.AdamW(rest, lr=recipe.vector_lr, weight_decay=0.01, betas=(0.9, 0.99)), recipe.vector_lr),
         ]
 
-    def step(self, loss: torch.Tensor, share: float) -> None:
-        """One step down the gradient of ``loss`` at this share of the learning rates."""
+    def step(self, share: float) -> None:
+        """One step down the gradients at this share of the learning rates."""
         import torch
 
-        for p in self.parameters:
-            p.grad = None
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for view, p in zip(self._views, self._matrices, strict=True):
             view.grad = p.grad.view_as(view) if p.grad is not None else None
@@ -216,7 +227,8 @@ class _Optimiser:
 def _loop(
     name: str,
     modules: Sequence[torch.nn.Module],
-    loss_of: Callable[[torch.Generator], torch.Tensor],
+    batch_of: Callable[[torch.Generator], Sequence[torch.Tensor]],
+    loss_of: Callable[..., torch.Tensor],
     steps: int,
     recipe: Recipe,
     checkpoint: Path,
@@ -224,6 +236,11 @@ def _loop(
 ) -> None:
     """Train with warm-up, cosine decay and EMA; the parameters end as their averages."""
     import torch
+
+    def backward(*batch: torch.Tensor) -> torch.Tensor:
+        loss = loss_of(*batch)
+        loss.backward()
+        return loss.detach()
 
     optimiser = _Optimiser(modules, recipe)
     parameters = optimiser.parameters
@@ -236,18 +253,20 @@ def _loop(
         with torch.no_grad():
             for p, value in zip(parameters, saved["parameters"], strict=True):
                 p.copy_(value)
+    replay = Replay(backward, parameters, record=True)
     recent: list[float] = []
     for step in progress.track(range(start, steps), f"base: {name}", total=steps - start):
         share = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         # Chance belongs to the step, so a resumed run sees what an uninterrupted one would.
-        loss = loss_of(torch.Generator().manual_seed(seeds.derive(recipe.seed, name, step)))
-        value = loss.item()
+        batch = batch_of(torch.Generator().manual_seed(seeds.derive(recipe.seed, name, step)))
+        replay.clear()
+        value = replay(*batch).item()
         if not math.isfinite(value):
             raise UserError(
                 f"base: the loss of {name} is {value} at step {step + 1}: lower the learning rates with --rate "
                 f"(the last good checkpoint is {checkpoint})."
             )
-        optimiser.step(loss, share)
+        optimiser.step(share)
         decay = min(ema, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
@@ -320,12 +339,17 @@ def _train_vae(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, checkpoin
 
     device = vae.device
 
-    def loss_of(chance: torch.Generator) -> torch.Tensor:
+    side = images.shape[1] >> (len(vae.config.block_out_channels) - 1)
+    latent = (recipe.vae_batch, vae.config.latent_channels, side, side)
+
+    def batch_of(chance: torch.Generator) -> list[torch.Tensor]:
         x = _batch(images, torch.randint(0, len(images), (recipe.vae_batch,), generator=chance), chance)
         x = _vary(x, chance).to(device).contiguous(memory_format=torch.channels_last)
+        return [x, torch.randn(latent, generator=chance).to(device)]
+
+    def loss_of(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         with _half(device):
             posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=chance).to(device)
             y = vae.decode(posterior.mean + posterior.std * noise).sample
         d = y.float() - x
         # Colour and broad strokes first: without these terms a small network learns grey and blur for long.
@@ -333,7 +357,7 @@ def _train_vae(vae: AutoencoderKL, images: np.ndarray, recipe: Recipe, checkpoin
         broad = functional.avg_pool2d(d, 8).abs().mean()
         return d.abs().mean() + 4 * d.square().mean() + 2 * chroma + 2 * broad + 1e-6 * posterior.kl().float().mean()
 
-    _loop("vae", [vae], loss_of, recipe.vae_steps, recipe, checkpoint)
+    _loop("vae", [vae], batch_of, loss_of, recipe.vae_steps, recipe, checkpoint)
 
 
 def _half(device: torch.device) -> torch.autocast:
@@ -389,7 +413,7 @@ def _train_unet(
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
     weights = snr.clamp(max=5.0) / snr  # min-SNR weighting (Hang et al. 2023)
 
-    def loss_of(chance: torch.Generator) -> torch.Tensor:
+    def batch_of(chance: torch.Generator) -> list[torch.Tensor]:
         index = torch.randint(0, len(latents), (size,), generator=chance)
         clean = latents[index, torch.randint(0, latents.shape[1], (size,), generator=chance)]
         dropped = torch.rand(size, generator=chance) < recipe.caption_dropout
@@ -400,8 +424,13 @@ def _train_unet(
         # One time per equal share of the range: the same expectation with less variance.
         time = ((torch.arange(size) + torch.rand(size, generator=chance)) / size * 1000).long()
         noisy = schedule.add_noise(clean, noise, time).to(device).contiguous(memory_format=torch.channels_last)
-        with _half(device):
-            predicted = net(noisy, time.to(device), encoder(said)[0]).sample
-        return ((predicted.float() - noise.to(device)).square().mean((1, 2, 3)) * weights[time].to(device)).mean()
+        return [noisy, time.to(device), said, noise.to(device), weights[time].to(device)]
 
-    _loop("unet", [net, encoder], loss_of, recipe.unet_steps, recipe, checkpoint, ema=0.999)
+    def loss_of(
+        noisy: torch.Tensor, time: torch.Tensor, said: torch.Tensor, noise: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        with _half(device):
+            predicted = net(noisy, time, encoder(said)[0]).sample
+        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight).mean()
+
+    _loop("unet", [net, encoder], batch_of, loss_of, recipe.unet_steps, recipe, checkpoint, ema=0.999)

@@ -106,7 +106,7 @@ def plan(
         like = np.flatnonzero(labels == label)
         example = int(like[rng.integers(len(like))]) if len(like) else None
         like_it = known[example] if example is not None else {}
-        said = _attributes(settings.attributes, {k: v for k, v in like_it.items() if k in keep}, rng)
+        said = attributes(settings.attributes, {k: v for k, v in like_it.items() if k in keep}, rng)
         if settings.attributes.tone == "uniform":  # the colours of an example with that tone, best of that class
             toned = [k for k, other in enumerate(known) if other.get("tone") == said["tone"]]
             toned = [k for k in toned if labels[k] == label] or toned
@@ -143,8 +143,8 @@ def _noise_mean(settings: Generate, means: np.ndarray | None, example: int | Non
     return json.dumps([round(float(m), 4) for m in settings.noise_mean_strength * means[example]])
 
 
-def _attributes(wanted: Attributes, example: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
-    """The attributes of one prompt: as in the example, drawn evenly, or none."""
+def attributes(wanted: Attributes, example: Mapping[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """The attributes that one prompt says: as in the example, drawn evenly, or none."""
     said: dict[str, str] = {}
     for key, values in _VALUES.items():
         even = str(values[int(rng.integers(len(values)))])  # always drawn, so that one choice does not move another
@@ -169,9 +169,10 @@ def scheduler(pipe: StableDiffusionPipeline, name: str) -> Any:
     except ValueError as error:
         raise UserError(f"sampler: {error}.") from None
     kind = f"{generate.SHORT.get(name, name)}Scheduler"
-    options = {"skip_prk_steps": True} if name == "plms" else {}
+    # Latents lie beyond -1 and 1, where some schedulers cut off unless told not to; a base need not say so.
+    config = {**pipe.scheduler.config, "clip_sample": False}
     try:
-        return getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+        return getattr(diffusers, kind).from_config(config, **({"skip_prk_steps": True} if name == "plms" else {}))
     except (AttributeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             f"sampler {name!r} does not take this base model's noise schedule: {' '.join(str(error).split())[:200]}"

@@ -6,6 +6,7 @@ writes the same bytes.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 COLUMNS = 4  # of a grid
-TILE = 128  # largest side of one sample in a grid, pixels: grids lie in Git
-STRIP = 14  # height of the line above a grid that says the step
+TILE = 128  # side of one sample in a grid, pixels: grids lie in Git
+STRIP = 14  # height of a line of text
 
 
 class Log:
@@ -85,19 +86,31 @@ class Samples:
         file = self.folder / f"{step}.png"
         if file.is_file():
             return
-        write_png(file, sheet(sample.draw(self.pipe, self.rows), f"step {step}"))
+        write_png(file, sheet(sample.draw(self.pipe, self.rows), self.rows, f"step {step}"))
         self.log.image(file, self.name)
 
 
-def sheet(images: np.ndarray, title: str) -> np.ndarray:
-    """Images uint8 (n, h, w, 3) in rows of :data:`COLUMNS` below a line of text."""
+def sheet(images: np.ndarray, rows: pd.DataFrame, title: str, columns: int = COLUMNS) -> np.ndarray:
+    """Images uint8 (n, h, w, 3) in a grid below a title, each below what its prompt asked for (``rows`` of a plan)."""
     import cv2
 
-    side = min(images.shape[1], TILE)
-    tiles = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
-    blank = np.full((side, side, 3), 255, np.uint8)
-    tiles += [blank] * (-len(tiles) % COLUMNS)
-    rows = [np.hstack(tiles[at : at + COLUMNS]) for at in range(0, len(tiles), COLUMNS)]
-    strip = np.full((STRIP, COLUMNS * side, 3), 255, np.uint8)
-    cv2.putText(strip, title, (2, STRIP - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([strip, *rows])
+    smaller = images.shape[1] > TILE
+    tiles = []
+    for image, row in zip(images, rows.itertuples(), strict=True):
+        shown = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        asked = json.loads(str(row.attributes))
+        first, second = [str(row.label)], [asked[key] for key in ("site",) if key in asked]
+        first += [asked[key] for key in ("count", "size") if key in asked]
+        second = ([f"{asked['tone']} skin"] if "tone" in asked else []) + second
+        tiles.append(np.vstack([_line(", ".join(first)), _line(", ".join(second)), shown]))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    grid = [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
+    return np.vstack([_line(title, columns * TILE), *grid])
+
+
+def _line(text: str, width: int = TILE) -> np.ndarray:
+    import cv2
+
+    strip = np.full((STRIP, width, 3), 255, np.uint8)
+    cv2.putText(strip, text, (2, STRIP - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip

@@ -18,7 +18,7 @@ from derm_t2im.errors import UserError
 class Section(BaseModel):
     """Base of all parameter groups: unknown keys are errors, values are fixed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -34,7 +34,7 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
         elif item["type"] == "missing":
             lines.append(f"{at}: this parameter is missing.")
         else:
-            said = item["msg"].removeprefix("Value error, ")
+            said = item["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
             # Rules that cross parameters were given all of them: they name what they mean.
             where = f"{at}: " if at else ""
             lines.append(

@@ -32,7 +32,7 @@ class External(Section):
 class Phantom(Section):
     """How many phantoms, and how large."""
 
-    images: int = Field(860, ge=8, le=1_000_000)
+    images: int = Field(740, ge=8, le=1_000_000)
     external_images: int = Field(500, ge=0, le=1_000_000)
     size: int = Field(64, ge=32, le=512)
     malignant: float = Field(0.5, gt=0, lt=1)

@@ -10,7 +10,7 @@ from derm_t2im.params import Section
 class Curate(Section):
     """Section `curate`."""
 
-    keep: int = Field(720, ge=2)
+    keep: int = Field(360, ge=2)
     max_hair_fraction: float = Field(0.08, ge=0, le=1)
     max_ruler: float = Field(0.5, ge=0, le=1)
     max_ink: float = Field(0.5, ge=0, le=1)

@@ -14,21 +14,21 @@ Attribute = Literal["label", "size", "count", "tone", "site"]
 class Finetune(Section):
     """Section `finetune`."""
 
-    base: str = "models/base/mini"
+    base: str = Field("models/base/mini", min_length=1)
     token: str | dict[str, str] = "sks"
     per_class: bool = False
     caption: tuple[Attribute, ...] = ("label", "size", "count", "tone", "site")
     method: Literal["lora", "full"] = "lora"
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(8, gt=0)
-    targets: list[str] = Field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    targets: list[str] = Field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], min_length=1)
     dora: bool = False
     text_encoder_rank: int = Field(0, ge=0, le=1024)
-    steps: int = Field(300, ge=1)
+    steps: int = Field(200, ge=1)
     batch: int = Field(16, ge=1)
     accumulate: int = Field(1, ge=1)
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(5e-4, gt=0)
     warmup: int = Field(20, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.01, ge=0)
@@ -43,9 +43,9 @@ class Finetune(Section):
     prior_images: int = Field(64, ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
-    checkpoint_every: int = Field(100, ge=1)
-    sample_every: int = Field(0, ge=0)
-    kid_samples: int = Field(96, ge=0)
+    checkpoint_every: int = Field(50, ge=1)
+    sample_every: int = Field(100, ge=0)
+    kid_samples: int = Field(64, ge=0)
     adherence_samples: int = Field(48, ge=0)
     seed: int = 0
 
@@ -57,6 +57,13 @@ class Finetune(Section):
             per_class = all(isinstance(word, str) and word for pair in value.items() for word in pair)
         if not (isinstance(value, str) or per_class):
             raise ValueError("give one token (sks), or one for each class ({benign: sks, malignant: zwx})")
+        return value
+
+    @field_validator("kid_samples")
+    @classmethod
+    def _none_or_two(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("a distance between distributions needs at least 2 images; 0 measures none")
         return value
 
     @model_validator(mode="after")

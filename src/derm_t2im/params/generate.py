@@ -82,7 +82,7 @@ class Attributes(Section):
 class Generate(Section):
     """Section `generate`."""
 
-    images: int = Field(936, ge=1)
+    images: int = Field(600, ge=1)
     samplers: tuple[Sampler, ...] = ("euler_a", "euler", "plms")
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(4.0, ge=0, le=50)
@@ -104,7 +104,9 @@ class Generate(Section):
 
     @field_validator("samplers")
     @classmethod
-    def _at_least_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one sampler")
+        if len(set(value)) != len(value):
+            raise ValueError("name each sampler once; short and long names mean the same one")
         return value

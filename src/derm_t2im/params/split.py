@@ -10,7 +10,7 @@ from derm_t2im.params import Section
 class Split(Section):
     """Section `split`. Sizes are numbers of images; what is over stays unused."""
 
-    train: int = Field(240, ge=2)
+    train: int = Field(120, ge=2)
     val: int = Field(120, ge=2)
     test: int = Field(500, ge=2)
     external: int = Field(500, ge=0)

@@ -40,6 +40,11 @@ def table() -> tuple[int, dict[str, dict[str, str]]]:
     return int(version[1]), rows
 
 
+def classes(scheme: Scheme) -> list[str]:
+    """The classes that a scheme can give, sorted; none for ``as_is``."""
+    return [] if scheme == "as_is" else sorted({row[scheme] for row in table()[1].values()} - {""})
+
+
 def label_of(diagnosis: str, scheme: Scheme) -> str | None:
     """The class of a diagnosis; None where the table has none.
 

@@ -6,13 +6,15 @@ folder would cost the data and be answered by an errno.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from derm_t2im import paths, state
+from derm_t2im import paths, runtime, state
 from derm_t2im.diffusion import base
 from derm_t2im.errors import UserError
 from derm_t2im.params.schema import load_all
 from derm_t2im.progress import say
+from derm_t2im.sources import labels
 
 
 def run() -> None:
@@ -23,11 +25,23 @@ def run() -> None:
         "acquire.external.path": params.acquire.external.path,
     }
     missing = [f"{name}: there is no folder {place}." for name, place in places.items() if not Path(place).is_dir()]
+    tuned, drawn = params.finetune, params.generate
     try:
-        base.check(params.finetune.base)
+        base.check(tuned.base)
     except UserError as error:
         missing.append(str(error))
+    if drawn.lora and not Path(drawn.lora).is_file():
+        missing.append(f"generate.lora: there is no file {drawn.lora!r}.")
+    if params.acquire.labels != "as_is" and isinstance(tuned.token, dict):
+        untold = sorted(set(labels.classes(params.acquire.labels)) - set(tuned.token))
+        if untold:
+            missing.append(f"finetune.token: no token for {', '.join(untold)}.")
+    if tuned.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        missing.append("finetune.optimizer: adamw8bit needs bitsandbytes; `pip install bitsandbytes`.")
+    for name, precision in (("finetune.precision", tuned.precision), ("generate.precision", drawn.precision)):
+        if precision == "fp16" and runtime.device() == "cpu":
+            missing.append(f"{name}: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     if missing:
         raise UserError(f"params.yaml: {' '.join(missing)} Nothing was run or removed.")
-    state.write_json(paths.CHECK, {"checked": ["parameters", *places, "finetune.base"]})
+    state.write_json(paths.CHECK, {"checked": ["parameters", *places, "finetune.base", "generate.lora"]})
     say("check: the parameters are sound, and what they name on the disk is there")

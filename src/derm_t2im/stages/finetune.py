@@ -11,14 +11,25 @@ import numpy as np
 import pandas as pd
 
 from derm_t2im import distributed, manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import adherence, base, dreambooth, lora, prompts, sample, watch
+from derm_t2im.diffusion import (
+    adherence,
+    base,
+    dreambooth,
+    kohya,
+    lora,
+    precompute,
+    prompts,
+    replay,
+    sample,
+    watch,
+)
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.fidelity.kid import kid_interval, unit
 from derm_t2im.imaging import quality
 from derm_t2im.imaging.io import read_stack, write_png
 from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
-from derm_t2im.params.generate import Attributes, Generate
+from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
 
 if TYPE_CHECKING:
@@ -27,7 +38,6 @@ if TYPE_CHECKING:
 GRID = (4, 8)  # rows and columns of the sample grids
 WATCHED = 16  # images of a grid on the way
 JUDGED = ("euler_a", "euler", "plms")  # samplers whose adherence is measured
-EVENLY = Attributes(size="uniform", count="uniform", tone="uniform")
 
 MEMORY = (
     "finetune needs more than there is to encode or draw images; end what else uses it, or choose a smaller "
@@ -45,11 +55,13 @@ def run() -> None:
     classes = sorted(table.loc[table["split"] == "train", "label"].unique())
     _refuse_gaps(settings, classes, seeds, val)
     device = runtime.device()
+    if settings.precision == "fp16" and device == "cpu":
+        raise UserError("finetune.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(settings.base, device=device)
     size = base.image_size(pipe)
     images, val_images = _images(seeds, size), _images(val, size)
     inputs = [base.sha256(settings.base), state.hash_file(paths.SPLITS_MANIFEST)]
-    code = state.hash_code(base, dreambooth, lora, prompts, sample, watch)
+    code = state.hash_code(base, dreambooth, kohya, lora, precompute, prompts, replay, sample, watch)
     # Gradient checkpointing changes no bit, so a run that ran out of memory goes on with it.
     result = settings.model_copy(update={"gradient_checkpointing": False})
     work = state.work_folder("finetune", state.fingerprint(result, inputs, code))
@@ -57,8 +69,8 @@ def run() -> None:
     together = distributed.group()
     log = watch.Log(work / "log") if together.first else None
     with enough_memory(lambda: MEMORY):
-        cache = dreambooth.encode(pipe, images, _captions(seeds, settings), settings.flips)
-        heldout = dreambooth.encode(pipe, val_images, _captions(val, settings), False)
+        cache = precompute.encode(pipe, images, _captions(seeds, settings), settings.flips)
+        heldout = precompute.encode(pipe, val_images, _captions(val, settings), False)
         means = sample.noise_means(cache.latents[:, 0])
         if together.first:
             before = _draw(lambda label: pipe, seeds, means, settings, "", work / "before.npy")
@@ -87,7 +99,10 @@ def run() -> None:
 
         after = _draw(tuned, seeds, means, settings, settings.token, work / "after.npy")
         asked = Generate(
-            images=len(JUDGED) * settings.adherence_samples or 1, samplers=JUDGED, attributes=EVENLY, seed=settings.seed
+            images=len(JUDGED) * settings.adherence_samples or 1,
+            samplers=JUDGED,
+            attributes=precompute.EVENLY,
+            seed=settings.seed,
         )
         if settings.adherence_samples:
             evenly = _draw(tuned, seeds, means, settings, settings.token, work / "evenly.npy", asked)
@@ -103,8 +118,10 @@ def run() -> None:
     if settings.adherence_samples:
         rows = sample.plan(asked, seeds, sorted(seeds["label"].unique()), settings.token, means, settings.caption)
         metrics["adherence"] = _adherence(rows, evenly, probe)
-    for name, drawn in (("before", before), ("after", after)):
-        write_png(work / "lora" / f"{name}.png", _grid(drawn))
+    shown = _asked(seeds, settings, settings.token, means).iloc[: GRID[0] * GRID[1]]
+    for name, drawn, token in (("before", before, "no token"), ("after", after, str(settings.token))):
+        title = f"{name} fine-tuning, {token}, {shown['sampler'].iloc[0]}"
+        write_png(work / "lora" / f"{name}.png", watch.sheet(drawn[: len(shown)], shown, title, GRID[1]))
     state.write_json(paths.FINETUNE_METRICS, metrics)
     state.move_into_place(work / "lora", paths.LORA)
     state.move_into_place(log.results, paths.FINETUNE_PLOTS)
@@ -128,8 +145,8 @@ def _refuse_gaps(settings: Finetune, classes: list[str], seeds: pd.DataFrame, va
 def _learn(
     pipe: StableDiffusionPipeline,
     label: str,
-    cache: dreambooth.Cache,
-    heldout: dreambooth.Cache,
+    cache: precompute.Cache,
+    heldout: precompute.Cache,
     settings: Finetune,
     plan: pd.DataFrame,
     work: Path,
@@ -140,7 +157,7 @@ def _learn(
     folder.mkdir(parents=True, exist_ok=True)
     show = watch.Samples(pipe, plan, folder / "samples", log, label) if log else None
     report = partial(log.figures, label) if log else None
-    before = dreambooth.prior(pipe, settings, sorted(plan["label"].unique())) if settings.prior_weight > 0 else None
+    before = precompute.prior(pipe, settings, sorted(plan["label"].unique())) if settings.prior_weight > 0 else None
     history = dreambooth.train(pipe, cache, heldout, settings, folder, report, show, before)
     if label and log:
         state.move_into_place(folder / "lora", lora.class_folder(work / "lora", label))
@@ -149,6 +166,7 @@ def _learn(
             p.numel() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters() if p.requires_grad
         ),
         "heldout_loss": dict(history.heldout)[history.kept],
+        "steps_done": len(history.train),
         "kept_step": history.kept,
         "heldout_n": len(heldout.latents),
     }
@@ -211,10 +229,8 @@ def _draw(
     """
     if keep.is_file():
         return np.load(keep)
-    if asked is None:
-        asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
+    rows = _asked(seeds, settings, token, means, asked)
     classes = sorted(seeds["label"].unique())
-    rows = sample.plan(asked, seeds, classes, token, means, settings.caption)
     drawn: dict[str, np.ndarray] = {}
     for label in classes if settings.per_class else [""]:
         pipe = model(label)
@@ -228,12 +244,20 @@ def _draw(
     return images
 
 
+def _asked(
+    seeds: pd.DataFrame,
+    settings: Finetune,
+    token: str | dict[str, str],
+    means: np.ndarray,
+    asked: Generate | None = None,
+) -> pd.DataFrame:
+    """The plan of images to compare before and after, or of those that are asked for."""
+    if asked is None:
+        asked = Generate(images=max(settings.kid_samples, GRID[0] * GRID[1]), samplers=("euler_a",), seed=settings.seed)
+    return sample.plan(asked, seeds, sorted(seeds["label"].unique()), token, means, settings.caption)
+
+
 def _adherence(rows: pd.DataFrame, drawn: np.ndarray, probe: networks.Network) -> dict[str, object]:
     """Whether images show what was asked, each word equally often; of all and of each sampler."""
     made = rows.join(pd.DataFrame([quality.measure(image) for image in track(drawn, "finetune: measure")]))
     return adherence.measure(made, np.array(probe.classes)[probe.predict(drawn).argmax(1)])
-
-
-def _grid(images: np.ndarray) -> np.ndarray:
-    rows, columns = GRID
-    return np.vstack([np.hstack(list(images[r * columns : (r + 1) * columns])) for r in range(rows)])

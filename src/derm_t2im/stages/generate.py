@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from derm_t2im import distributed, manifest, networks, paths, runtime, state
-from derm_t2im.diffusion import adherence, base, lora, png, prompts, sample
+from derm_t2im.diffusion import adherence, base, kohya, lora, png, prompts, sample
 from derm_t2im.errors import UserError, enough_memory
 from derm_t2im.imaging import hashing, quality
 from derm_t2im.imaging.io import read_rgb, read_stack
@@ -50,7 +50,7 @@ def run() -> None:
         means = sample.noise_means(base.latents(pipe, read_stack(seeds["path"].tolist())))
     rows = sample.plan(settings, seeds, classes, tuned.token, means, tuned.caption)
     rows = rows.assign(base_sha256=base_hash, lora_sha256=lora_hash)
-    code = state.hash_code(base, lora, prompts, png, sample)
+    code = state.hash_code(base, kohya, lora, prompts, png, sample)
     inputs = [base_hash, lora_hash, state.hash_file(paths.SPLITS_MANIFEST), *code]
     # On the CPU the batch changes no image, so what is drawn with one goes on with another.
     asked = settings.model_copy(update={"batch": 0}) if pipe.device.type == "cpu" else settings
@@ -62,7 +62,8 @@ def run() -> None:
         for label in classes if one_each else classes[:1]:
             if label != classes[0]:
                 pipe = _pipeline(settings, tuned, label)
-            _draw_all(pipe, settings.batch, rows[rows["label"] == label] if one_each else rows, images)
+            chosen = rows[rows["label"] == label] if one_each else rows
+            _draw_all(pipe, settings.batch, chosen, images, lora.model_hash(_trained(settings, tuned, label)))
     together = distributed.group()
     together.wait()
     if not together.first:
@@ -79,7 +80,7 @@ def run() -> None:
     say(f"generate: {len(made)} images, {metrics['class_agreement']:.0%} in the prompted class, {paths.SYNTHETIC}")
 
 
-def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path) -> None:
+def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path, lora_hash: str) -> None:
     """Draw what is missing of this process's share; files are written while the next images are drawn."""
     together = distributed.group()
     rows = rows.iloc[together.rank :: together.size]
@@ -91,7 +92,8 @@ def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, fol
     with ThreadPoolExecutor(min(4, runtime.workers())) as pool:
         done = ((image, row) for part, drawn in sample.stream(pipe, todo, batch) for image, row in _pairs(part, drawn))
         for image, row in track(done, "generate (images)", total=len(todo)):
-            writing.append(pool.submit(png.write, folder / f"{row['image_id']}.png", image, png.describe(row, size)))
+            said = png.describe(row, size, lora_hash)
+            writing.append(pool.submit(png.write, folder / f"{row['image_id']}.png", image, said))
             while len(writing) > batch:  # the disk is slower than the drawing: wait rather than hold all images
                 writing.popleft().result()
         for future in writing:
@@ -108,9 +110,13 @@ def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusio
     if settings.precision == "fp16" and device == "cpu":
         raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     pipe = base.load(tuned.base, settings.precision, device)
-    trained = Path(settings.lora) if settings.lora else lora.folder_for(paths.LORA, label, tuned.per_class)
-    lora.merge(pipe, trained, settings.beta)
+    lora.merge(pipe, _trained(settings, tuned, label), settings.beta)
     return sample.prepare(pipe)
+
+
+def _trained(settings: Generate, tuned: Finetune, label: str) -> Path:
+    """The file of one's own, or the folder of what was trained for a class."""
+    return Path(settings.lora) if settings.lora else lora.folder_for(paths.LORA, label, tuned.per_class)
 
 
 def _measure(files: list[Path]) -> pd.DataFrame:
