@@ -267,7 +267,8 @@ def shares(settings: Finetune, images: np.ndarray, captions: list[str]) -> list[
         for _ in range(3):
             run()
     kinds = {
-        "convolutions, forward": ("convolution", "conv_depthwise"), "convolutions, backward": ("convolution_backward",),
+        "convolutions, forward": ("convolution", "conv_depthwise", "fprop"),
+        "convolutions, backward": ("convolution_backward", "dgrad", "wgrad"),
         "matrix products": ("mm", "addmm", "bmm", "matmul", "linear"), "attention": ("attention",),
         "norms": ("norm",), "activations": ("silu", "gelu"),
     }  # fmt: skip
@@ -275,10 +276,8 @@ def shares(settings: Finetune, images: np.ndarray, captions: list[str]) -> list[
     for event in profiled.key_averages():
         spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         key = event.key.lower()
-        if "convolution_backward" in key:
-            kind = "convolutions, backward"
-        else:
-            kind = next((k for k, words in kinds.items() if any(w in key for w in words)), [*total][-1])
+        found = [k for k, words in kinds.items() if any(w in key for w in words)]
+        kind = "convolutions, backward" if "convolutions, backward" in found else (found or [*total][-1:])[0]
         total[kind] += spent
     whole = sum(total.values()) or 1.0
     return sorted(((k, v / whole) for k, v in total.items()), key=lambda pair: -pair[1])

@@ -51,6 +51,12 @@ def test_the_committed_parameters_are_valid_and_complete() -> None:
         ("finetune.token", {}, r"finetune\.token: give one token"),
         ("finetune.caption", ["label", "age"], r"finetune\.caption\.1: .*'size'.*'age'"),
         ("finetune.caption", ["size"], r"finetune: nothing tells the classes apart: add label to finetune\.caption"),
+        ("finetune.kid_samples", 1, r"finetune\.kid_samples: .*at least 2 images.*\(it is 1\)"),
+        ("finetune.lr", float("inf"), r"finetune\.lr: .*finite"),
+        ("finetune.targets", [], r"finetune\.targets: .*at least 1 item"),
+        ("finetune.base", "", r"finetune\.base: .*at least 1 character"),
+        ("finetune.caption", "label", r"finetune\.caption: .*should be a list"),
+        ("generate.samplers", ["plms", "PNDMScheduler"], r"generate\.samplers: name each sampler once"),
         ("validte", {}, r"validte: no such parameter; allowed here: .*train, validate\."),
         ("validate.mostlyy", 1, r"validate\.mostlyy: no such parameter; allowed here: .*mostly"),
     ],
@@ -85,3 +91,14 @@ def test_sections_are_fixed_once_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_all(ROOT / "params.yaml").split.train = 3  # type: ignore[misc]
     assert set(Params.model_fields) >= {"split", "train"}
+
+
+def test_a_line_left_out_of_the_file_changes_nothing() -> None:
+    """A default that differs from the file would come into force unseen."""
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, field in Params.model_fields.items():
+        section = field.alias or name
+        if section == "train":  # its architectures have no default
+            continue
+        assert field.annotation is not None
+        assert field.annotation().model_dump(mode="json", by_alias=True) == written[section]

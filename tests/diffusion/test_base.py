@@ -209,6 +209,7 @@ def test_a_file_cut_short_is_one_line(small: tuple[Any, Path, dict[str, Any]], t
         ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "StableDiffusionXLPipeline"),
         ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline"),
         ("unet/config.json", {"in_channels": 17}, "inpainting model: its U-Net has 17 input channels, not 8"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample'; supported: epsilon"),
     ],
 )
 def test_folders_of_another_kind_are_named(
@@ -220,6 +221,33 @@ def test_folders_of_another_kind_are_named(
     assert named in refusal(other)
     (other / file).write_text("{")
     assert "no valid JSON" in refusal(other)
+
+
+def test_incomplete_folders_are_named_before_anything_is_loaded(tiny_base: Path, tmp_path: Path) -> None:
+    for part in ("vae", "tokenizer", "scheduler"):
+        other = Path(shutil.copytree(tiny_base, tmp_path / part))
+        shutil.rmtree(other / part)
+        with pytest.raises(UserError, match=part):
+            base.check(str(other))
+    other = Path(shutil.copytree(tiny_base, tmp_path / "cut"))
+    weights = next((other / "text_encoder").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"text_encoder/model\.safetensors' is no whole safetensors file"):
+        base.check(str(other))
+    base.check(str(tiny_base))
+
+
+def test_the_encoder_says_how_long_a_prompt_may_be_where_the_tokenizer_does_not(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    config = json.loads((other / "tokenizer/tokenizer_config.json").read_text())
+    del config["model_max_length"]
+    (other / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
+    pipe = base.load(str(other))
+    assert base.tokens(pipe, ["a lesion"]).shape == (1, pipe.text_encoder.config.max_position_embeddings)
+    with pytest.raises(UserError, match=r"the text encoder takes 32.*negative_prompt"):
+        base.tokens(pipe, ["a" + " lesion" * 60])
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,14 @@ def test_a_base_of_own_images_and_one_that_goes_on_from_it(folder: Path) -> None
     moved = (more.unet.conv_in.weight - pipe.unet.conv_in.weight).abs().max()
     assert 0 < moved < 0.01, "it went on from those weights"
 
-    # a folder that holds a base may be replaced, one with anything else not
+    for file in Path("more").glob("*/*config.json"):
+        assert str(folder) not in file.read_text() and "_name_or_path" not in file.read_text()
+
+    # a folder that holds a base may be replaced if one says so, one with anything else not
+    done = run("--manifest", "all.parquet", "--config", "sizes.yaml", "--out", "more", *SHORT)
+    assert "--out more holds a base: choose another folder, or say --force" in str(done.exception)
+    done = run("--manifest", "all.parquet", "--config", "sizes.yaml", "--out", "more", "--force", *SHORT)
+    assert done.exit_code == 0, done.exception
     Path("more/notes.txt").write_text("mine")
     done = run("--manifest", "all.parquet", "--config", "sizes.yaml", "--out", "more", *SHORT)
     assert "--out more holds other files (notes.txt)" in str(done.exception)

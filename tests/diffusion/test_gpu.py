@@ -64,7 +64,8 @@ def test_a_recorded_step_learns_what_a_plain_one_does(
     recorded, weights = run(tiny_base, tmp_path / "recorded", **settings)
     monkeypatch.setenv("DERM_T2IM_GRAPHS", "off")
     plain, expected = run(tiny_base, tmp_path / "plain", **settings)
-    close = 1e-3 if settings.get("precision") else 1e-5
+    # In "fp32" cuDNN's convolutions are TF32, and they add up in an order of their own.
+    close = 1e-3
     assert [loss for _, loss in recorded.train] == pytest.approx([loss for _, loss in plain.train], rel=10 * close)
     assert dict(recorded.heldout) == pytest.approx(dict(plain.heldout), rel=10 * close)
     for name, value in expected.items():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -107,3 +108,36 @@ def test_files_that_do_not_fit_are_said_to(tiny_base: Path, tmp_path: Path) -> N
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             lora.merge(base.load(str(tiny_base)), tmp_path / name, 1.0)
+
+
+def test_beta_scales_what_dora_changes(tiny_base: Path, tmp_path: Path) -> None:
+    out = trained(tiny_base, tmp_path / "w", rank=2, alpha=2, dora=True, text_encoder_rank=2)
+    plain = base.load(str(tiny_base)).unet.state_dict()
+
+    def moved(beta: float) -> dict[str, torch.Tensor]:
+        pipe = base.load(str(tiny_base))
+        lora.merge(pipe, out, beta)
+        assert pipe.unet.state_dict().keys() == plain.keys()
+        return {name: value - plain[name] for name, value in pipe.unet.state_dict().items()}
+
+    none, half, whole = moved(0.0), moved(0.5), moved(1.0)
+    assert not any(value.any() for value in none.values())
+    assert any(value.any() for value in whole.values())
+    assert all(torch.allclose(half[name], value / 2, atol=1e-6) for name, value in whole.items())
+
+
+def test_web_uis_know_the_file_again(tiny_base: Path, tmp_path: Path) -> None:
+    out = trained(tiny_base, tmp_path / "w", rank=2)
+    data = (out / lora.KOHYA).read_bytes()
+    told = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["sshs_model_hash"]
+    assert told == hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    assert lora.model_hash(out) == lora.model_hash(out / lora.KOHYA) == told
+    assert lora.model_hash(tmp_path) == ""
+
+
+def test_weights_that_are_no_numbers_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    layers = load_file(trained(tiny_base, tmp_path / "w", rank=2) / lora.KOHYA)
+    layers[next(k for k in layers if k.endswith("lora_up.weight"))][0, 0] = torch.nan
+    save_file(layers, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="no finite numbers"):
+        drawn(tiny_base, tmp_path / "nan.safetensors")

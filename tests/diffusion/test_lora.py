@@ -80,6 +80,18 @@ def test_patience_ends_training_and_keeps_the_best(tiny_base: Path, tmp_path: Pa
     assert [(s, x["heldout_loss"]) for s, x in seen if "heldout_loss" in x] == told.heldout
 
 
+def test_patience_keeps_the_base_where_training_only_spoils_it(tiny_base: Path, tmp_path: Path) -> None:
+    pipe = base.load(str(tiny_base))
+    cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=False)
+    before = dreambooth.heldout_loss(pipe, cache, 0)
+    settings = Finetune(steps=8, batch=4, checkpoint_every=1, warmup=0, lr=50.0, clip=1e6, patience=2)
+    (tmp_path / "w").mkdir()
+    told = dreambooth.train(pipe, cache, cache, settings, tmp_path / "w")
+    assert told.kept == 0 and len(told.train) == 2
+    assert dict(told.heldout)[0] == pytest.approx(before, rel=1e-6)
+    assert dreambooth.heldout_loss(pipe, cache, 0) == pytest.approx(before, rel=1e-6)
+
+
 def test_full_tuning_changes_images_and_beta_scales_it(tiny_base: Path, tmp_path: Path) -> None:
     tuned = run(tiny_base, tmp_path / "w", 2, method="full", lr=0.01)
     pipe = base.load(str(tiny_base))

@@ -129,6 +129,17 @@ def test_what_does_not_fit_is_refused_when_parameters_are_read(
         sample.draw(pipe, planned(1).assign(sampler=name))
 
 
+def test_samplers_do_not_cut_latents_off() -> None:
+    """Latents lie beyond -1 and 1; DDIM and DDPM clip unless the base says otherwise, and many do not."""
+    pipe = base.load("models/base/mini")
+    pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, "clip_sample": True})
+    asked = Generate(images=4, steps=20, samplers=("euler",))
+    rows = sample.plan(asked, pd.DataFrame({"label": ["benign", "malignant"]}), ["benign", "malignant"], "")
+    expected = sample.draw(pipe, rows).astype(int)
+    got = sample.draw(pipe, rows.assign(sampler="ddim")).astype(int)
+    assert np.abs(got - expected).mean() < 4
+
+
 def test_a_sampler_has_one_name() -> None:
     names = ("EulerDiscreteScheduler", "PNDM", "heun", "UniPCMultistepScheduler", "UniPCMultistep")
     assert Generate(samplers=names).samplers == ("euler", "plms", "heun", "UniPCMultistep", "UniPCMultistep")

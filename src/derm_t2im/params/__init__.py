@@ -34,7 +34,7 @@ def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str
         elif item["type"] == "missing":
             lines.append(f"{at}: this parameter is missing.")
         else:
-            said = item["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+            said = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
             # Rules that cross parameters were given all of them: they name what they mean.
             where = f"{at}: " if at else ""
             lines.append(
