@@ -10,37 +10,46 @@ import numpy as np
 
 from derm_t2im import seeds
 from derm_t2im.fidelity import copies, pixels
+from derm_t2im.fidelity.class_score import inception_score
+from derm_t2im.fidelity.cmmd import BANDWIDTH, bandwidth, cmmd_floor, cmmd_interval
 from derm_t2im.fidelity.estimate import NONE, Estimate, share
-from derm_t2im.fidelity.fid import fid_interval
+from derm_t2im.fidelity.fid import fid_infinity, fid_interval
 from derm_t2im.fidelity.kid import kid_floor, kid_interval, unit
-from derm_t2im.fidelity.prdc import prdc
+from derm_t2im.fidelity.prdc import PRDC, prdc
 from derm_t2im.fidelity.shortcuts import shortcuts
 from derm_t2im.fidelity.vendi import vendi_interval
 
 #: Keys beside the labels: a class of such a name would be mistaken for them.
-RESERVED = ("all", "copies", "external", "shortcuts")
+RESERVED = ("all", "copies", "external", "samplers", "shortcuts", "tones")
+#: Metrics of two sets that have a ceiling: the same of noise against the real images.
+COMPARED = ("kid", "cmmd", "fid", "fid_infinity", "precision", "recall", "density", "coverage")
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is known of n images: features (n, d), labels (n,), thumbnails uint8 (n, s, s, 3), the
-    class that the probe gives each (n,)."""
+    """What is known of n images.
+
+    ``features`` (n, d), ``labels`` (n,), ``thumbs`` uint8 (n, s, s, 3), ``probabilities`` (n, k) that the probe gives
+    each class, ``predicted`` (n,) its first choice; ``tones`` and ``samplers`` (n,), None where not known.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     thumbs: np.ndarray
     predicted: np.ndarray
+    probabilities: np.ndarray
+    tones: np.ndarray
+    samplers: np.ndarray
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.features)
 
-    def of(self, label: str) -> Images:
-        """Those of one class."""
-        rows = self.labels == label
-        return Images(self.features[rows], self.labels[rows], self.thumbs[rows], self.predicted[rows])
+    def where(self, rows: np.ndarray) -> Images:
+        """Those of a mask (n,)."""
+        return Images(**{name: values[rows] for name, values in vars(self).items()})
 
 
 def flat(estimates: dict[str, Estimate]) -> dict[str, float]:
@@ -49,30 +58,44 @@ def flat(estimates: dict[str, Estimate]) -> dict[str, float]:
 
 
 def compare(
-    real: np.ndarray, synthetic: np.ndarray, neighbours: int = 5, seed: int = 0, equal_length: bool = False
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    noise: np.ndarray | None = None,
+    neighbours: int = 5,
+    seed: int = 0,
+    equal_length: bool = False,
+    bandwidth: float = BANDWIDTH,
 ) -> dict[str, Any]:
     """Every feature-space metric of ``synthetic`` (n, d) against held-out ``real`` (m, d).
 
     KID and FID depend on the features' scale: ``equal_length`` says that it means nothing (see
-    :func:`derm_t2im.fidelity.kid.unit`) and is to be taken out.
+    :func:`derm_t2im.fidelity.kid.unit`) and is to be taken out. ``bandwidth`` is CMMD's.
 
-    A metric ``x`` stands beside ``x_real``, the same of one random half of the real images against
-    the other (``kid_floor`` for KID, over many halvings). The Vendi scores are of equally many
-    images, ``vendi_n``. Metrics that the numbers of images do not allow are NaN.
+    A metric ``x`` stands beside its floor ``x_real``, the same of one random half of the real images against
+    the other (``kid_floor`` and ``cmmd_floor``, over many halvings), and its ceiling ``x_noise``, the same of ``noise``
+    (h, d). The Vendi scores are of equally many images, ``vendi_n``. Metrics that the numbers of images do not allow
+    are NaN.
     """
     m, n = len(real), len(synthetic)
-    found: dict[str, Estimate] = {}
     order = np.random.default_rng(seed).permutation(m)
     one, other = real[order[: m // 2]], real[order[m // 2 :]]
-    names = ("precision", "recall", "density", "coverage")
     scaled = unit if equal_length else np.asarray
-    found["kid"] = kid_interval(scaled(synthetic), scaled(real)) if min(m, n) >= 3 else NONE
+
+    def measured(a: np.ndarray, b: np.ndarray) -> dict[str, Estimate]:
+        fewest, x, y = min(len(a), len(b)), scaled(a), scaled(b)
+        return {
+            "kid": kid_interval(y, x) if fewest >= 3 else NONE,
+            "cmmd": cmmd_interval(b, a, bandwidth) if fewest >= 3 else NONE,
+            "fid": fid_interval(y, x, seed=seed) if fewest >= 4 else NONE,
+            "fid_infinity": fid_infinity(y, x, seed=seed) if fewest >= 20 else NONE,
+            **(prdc(a, b, neighbours) if fewest > neighbours else dict.fromkeys(PRDC, NONE)),
+        }
+
+    found = measured(real, synthetic)
+    halves = measured(one, other)
     found["kid_floor"] = kid_floor(scaled(real), seed=seed) if m >= 4 else NONE
-    found["fid"] = fid_interval(scaled(synthetic), scaled(real), seed=seed) if min(m, n) >= 4 else NONE
-    found["fid_real"] = fid_interval(scaled(one), scaled(other), seed=seed) if m >= 8 else NONE
-    found.update(prdc(real, synthetic, neighbours) if min(m, n) > neighbours else dict.fromkeys(names, NONE))
-    halves = prdc(one, other, neighbours) if m // 2 > neighbours else dict.fromkeys(names, NONE)
-    found.update({f"{name}_real": halves[name] for name in names})
+    found["cmmd_floor"] = cmmd_floor(real, bandwidth, seed=seed) if m >= 4 else NONE
+    found.update({f"{name}_real": halves[name] for name in ("fid", "fid_infinity", *PRDC)})
     alike = min(m, n)
     if alike:
         chosen = np.random.default_rng(seed).permutation(n)[:alike]
@@ -80,7 +103,11 @@ def compare(
         found["vendi_real"] = vendi_interval(real[order[:alike]], seed=seed)
     else:
         found["vendi"] = found["vendi_real"] = NONE
-    return {**flat(found), "vendi_n": alike, "n_real": m, "n_synthetic": n}
+    out = {**flat(found), "vendi_n": alike, "n_real": m, "n_synthetic": n}
+    if noise is not None and m:
+        ceiling = measured(real, noise)
+        out |= {f"{name}_noise": ceiling[name].value for name in COMPARED}
+    return out
 
 
 def disagreement(images: Images, known: tuple[str, ...]) -> Estimate:
@@ -97,8 +124,10 @@ def assess(
     bootstrap: int,
     seed: int,
     equal_length: bool = False,
+    noise: np.ndarray | None = None,
+    clip: bool = False,
 ) -> dict[str, Any]:
-    """Metrics per class and of all, and shortcuts.
+    """Metrics per class, of all, per sampler and per skin-tone group, and shortcuts.
 
     Args:
         real: Held-out real images, which neither the generator nor the probe has learnt from.
@@ -108,6 +137,8 @@ def assess(
         bootstrap: Draws behind bootstrap intervals.
         seed: For all that is random.
         equal_length: As for :func:`compare`.
+        noise: Features of noise (h, d), the ceiling.
+        clip: Whether the features are CLIP's, for which CMMD's own bandwidth is meant.
 
     Raises:
         ValueError: if a class bears a reserved name.
@@ -116,14 +147,31 @@ def assess(
     clash = set(labels) & set(RESERVED)
     if clash:
         raise ValueError(f"classes must not be called {', '.join(sorted(clash))}")
-    out: dict[str, Any] = {}
-    for name in (*labels, "all"):
-        a, b = (real, synthetic) if name == "all" else (real.of(name), synthetic.of(name))
-        out[name] = {
-            **compare(a.features, b.features, neighbours, seeds.derive(seed, "compare", name), equal_length),
+    width = BANDWIDTH if clip or len(real) < 2 else bandwidth(real.features)
+
+    def judged(a: Images, b: Images, name: str) -> dict[str, Any]:
+        part = seeds.derive(seed, "compare", name)
+        return {
+            **compare(a.features, b.features, noise, neighbours, part, equal_length, width),
+            **inception_score(b.probabilities).keys("inception_score"),
+            **inception_score(a.probabilities).keys("inception_score_real"),
             **disagreement(b, known).keys("label_disagreement"),
             **disagreement(a, known).keys("label_disagreement_real"),
         }
+
+    out: dict[str, Any] = {
+        label: judged(real.where(real.labels == label), synthetic.where(synthetic.labels == label), label)
+        for label in labels
+    }
+    out["all"] = judged(real, synthetic, "all")
+    out["samplers"] = {
+        name: judged(real, synthetic.where(synthetic.samplers == name), f"sampler {name}")
+        for name in _names(synthetic.samplers)
+    }
+    out["tones"] = {
+        name: judged(real.where(real.tones == name), synthetic.where(synthetic.tones == name), f"tone {name}")
+        for name in _names(synthetic.tones)
+    }
     probes = shortcuts(
         real.thumbs,
         real.labels,
@@ -134,6 +182,10 @@ def assess(
     )
     out["shortcuts"] = {**flat(probes), "n": next(iter(probes.values())).n}
     return out
+
+
+def _names(values: np.ndarray) -> list[str]:
+    return sorted({name for name in values if isinstance(name, str)})
 
 
 def views(batches: Iterator[np.ndarray], encode: Encode) -> dict[str, np.ndarray]:

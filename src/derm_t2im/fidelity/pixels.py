@@ -17,6 +17,12 @@ def thumbnails(images: np.ndarray, side: int = SIDE) -> np.ndarray:
     return out
 
 
+def shuffled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise with the colours of images uint8 (n, h, w, 3): their pixels all mixed up, each kept whole."""
+    flat = images.reshape(-1, images.shape[-1])
+    return flat[rng.permutation(len(flat))].reshape(images.shape)
+
+
 def turns(images: np.ndarray) -> list[np.ndarray]:
     """Images (n, h, w, c) as they are, turned and mirrored: eight ways, or the four that keep a non-square's shape."""
     quarter = (0, 1, 2, 3) if images.shape[1] == images.shape[2] else (0, 2)

@@ -12,6 +12,8 @@ import numpy as np
 from derm_t2im.fidelity.blocks import row_blocks, squared_distances
 from derm_t2im.fidelity.estimate import Estimate, mean, share
 
+PRDC = ("precision", "recall", "density", "coverage")
+
 
 def radii(x: np.ndarray, k: int) -> np.ndarray:
     """Squared distance (n,) from each row of ``x`` (n, d) to its k-th nearest other row.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BATCH = 64
+NOISE = 200  # images of noise, the ceiling of every metric
 
 
 def run() -> None:
@@ -33,12 +34,14 @@ def run() -> None:
         raise UserError(f"fidelity needs images on both sides: {len(held_out)} held-out, {len(synthetic)} synthetic.")
     real, made = _images(held_out, real_features), _images(synthetic, synthetic_features)
     own = real_features.own_scale
+    encode = features.encoder(real_features.encoder, real_features.weights)
+    noise = pixels.shuffled(read_stack(held_out["path"].tolist()[:NOISE]), seeds.generator(settings.seed, "noise"))
     out = assess.assess(
-        real, made, real_features.classes, settings.neighbours, settings.bootstrap, settings.seed, equal_length=own
-    )
+        real, made, real_features.classes, settings.neighbours, settings.bootstrap, settings.seed, own, encode(noise),
+        "clip" in real_features.encoder.lower(),
+    )  # fmt: skip
 
     seen = _seen_by_generator(splits)
-    encode = features.encoder(real_features.encoder, real_features.weights)
     search = Search(assess.views(_batches(seen), encode), assess.spaces(real), settings.copy_quantile)
     found = search.find(assess.spaces(made))
     rng = seeds.generator(settings.seed, "planted copies")
@@ -84,7 +87,18 @@ def _images(table: pd.DataFrame, known: features.Features) -> assess.Images:
         labels=table["label"].to_numpy(dtype=object),
         thumbs=np.concatenate([pixels.thumbnails(batch) for batch in _batches(table)]),
         predicted=known.predicted(ids),
+        probabilities=known.probabilities[known.index(ids)],
+        tones=_column(table, "tone"),
+        samplers=_column(table, "sampler"),
     )
+
+
+def _column(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as objects, None where it is missing."""
+    if name not in table:
+        return np.full(len(table), None, dtype=object)
+    values = table[name].astype(object)
+    return values.where(values.notna(), None).to_numpy(dtype=object)
 
 
 def _batches(table: pd.DataFrame) -> Iterator[np.ndarray]:
