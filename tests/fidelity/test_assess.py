@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from derm_t2im.fidelity.assess import Images, assess, compare, disagreement
+from derm_t2im.fidelity.assess import COMPARED, Images, assess, compare, disagreement
 
 
 def images(n, seed, shift=0.0, labels=("benign", "malignant"), right=0.9):
@@ -9,19 +9,33 @@ def images(n, seed, shift=0.0, labels=("benign", "malignant"), right=0.9):
     names = np.array([labels[i % len(labels)] for i in range(n)], dtype=object)
     predicted = np.where(rng.random(n) < right, names, labels[0])
     thumbs = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return Images(rng.normal(shift, 1, (n, 8)), names, thumbs, predicted)
+    tones = np.array([("light", "tan", None)[i % 3] for i in range(n)], dtype=object)
+    samplers = np.array([("euler", "plms")[i // 2 % 2] for i in range(n)], dtype=object)
+    probabilities = rng.dirichlet(np.full(2, 0.3), n)
+    return Images(rng.normal(shift, 1, (n, 8)), names, thumbs, predicted, probabilities, tones, samplers)
 
 
 def run(real, made, known=("benign", "malignant")):
-    return assess(real, made, known, neighbours=3, bootstrap=30, seed=0)
+    noise = np.random.default_rng(9).normal(4, 0.1, (60, 8))
+    return assess(real, made, known, neighbours=3, bootstrap=30, seed=0, noise=noise)
 
 
 def test_every_promised_key_is_there_with_its_interval():
     out = run(images(120, 0), images(150, 1))
-    assert set(out) == {"all", "benign", "malignant", "shortcuts"}
-    for name in ("benign", "malignant", "all"):
-        for key in ("kid", "kid_floor", "precision", "recall", "density", "coverage", "vendi", "vendi_real", "fid"):
-            assert out[name][f"{key}_low"] <= out[name][key] <= out[name][f"{key}_high"], (name, key)
+    assert set(out) == {"all", "benign", "malignant", "samplers", "shortcuts", "tones"}
+    assert set(out["samplers"]) == {"euler", "plms"} and set(out["tones"]) == {"light", "tan"}
+    parts = [out[name] for name in ("benign", "malignant", "all")]
+    for part in [*parts, *out["samplers"].values(), *out["tones"].values()]:
+        for key in ("kid", "kid_floor", "cmmd", "cmmd_floor", "precision", "recall", "density", "coverage", "vendi",
+                    "vendi_real", "fid", "fid_infinity", "fid_infinity_real", "inception_score"):  # fmt: skip
+            assert part[f"{key}_low"] <= part[key] <= part[f"{key}_high"], key
+        for key in COMPARED:
+            assert np.isfinite(part[f"{key}_noise"]), key
+        for key in ("kid", "cmmd", "fid", "fid_infinity"):
+            assert part[f"{key}_noise"] > part[key], "noise is the ceiling"
+        assert part["precision_noise"] == 0
+    assert out["samplers"]["euler"]["n_synthetic"] + out["samplers"]["plms"]["n_synthetic"] == 150
+    assert out["tones"]["light"]["n_real"] == 40 and out["samplers"]["plms"]["n_real"] == 120
     assert out["benign"]["n_real"] == 60 and out["all"]["n_synthetic"] == 150
     for key in ("colour_excess_auc", "border_excess_auc"):
         assert {key, f"{key}_low", f"{key}_high"} <= set(out["shortcuts"])
@@ -46,7 +60,7 @@ def test_few_images_of_a_class_leave_gaps_not_errors():
 def test_seven_classes():
     labels = tuple(f"class{i}" for i in range(7))
     out = run(images(140, 0, labels=labels), images(140, 1, labels=labels), known=labels)
-    assert set(out) == {*labels, "all", "shortcuts"}
+    assert set(out) == {*labels, "all", "samplers", "shortcuts", "tones"}
 
 
 def test_features_of_meaningless_length_are_compared_by_direction():
@@ -60,7 +74,10 @@ def test_features_of_meaningless_length_are_compared_by_direction():
 
 def test_disagreement_counts_only_what_the_probe_knows():
     labels = np.array(["a", "a", "b", "z"], dtype=object)
-    some = Images(np.zeros((4, 1)), labels, np.zeros((4, 8, 8, 3), np.uint8), np.array(["a", "b", "b", "a"], object))
+    predicted, nothing = np.array(["a", "b", "b", "a"], object), np.full(4, None, object)
+    some = Images(
+        np.zeros((4, 1)), labels, np.zeros((4, 8, 8, 3), np.uint8), predicted, np.ones((4, 1)), nothing, nothing
+    )
     found = disagreement(some, ("a", "b"))
     assert found.value == pytest.approx(1 / 3) and found.n == 3
 

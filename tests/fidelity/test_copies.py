@@ -26,7 +26,8 @@ def encode(images):
 
 def as_images(pixel_images):
     labels = np.array(["a"] * len(pixel_images), dtype=object)
-    return assess.Images(encode(pixel_images), labels, pixels.thumbnails(pixel_images), labels)
+    thumbs, none = pixels.thumbnails(pixel_images), np.full(len(labels), None, object)
+    return assess.Images(encode(pixel_images), labels, thumbs, labels, np.ones((len(labels), 1)), none, none)
 
 
 @pytest.fixture(scope="module")

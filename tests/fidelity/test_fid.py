@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from derm_t2im.fidelity.fid import fid, fid_interval
+from derm_t2im.fidelity.fid import fid, fid_infinity, fid_interval
 
 
 def draw(n, shift=0.0, seed=0, d=5, scale=1.0):
@@ -54,3 +54,32 @@ def test_interval_has_about_the_spread_of_repeated_samples():
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match="at least three"):
         fid(draw(2), draw(20))
+
+
+def test_fid_infinity_takes_the_bias_of_small_sets_out():
+    """Two Gaussians with a known distance: trace terms of (1 - s)^2 in each direction and the gap of the means."""
+    d, spread, gap = 24, 0.7, 0.2
+    truth = d * (1 - spread) ** 2 + d * gap**2
+    rng = np.random.default_rng(0)
+    plain, drawn_out = [], []
+    for i in range(6):
+        x, y = rng.normal(size=(250, d)), spread * rng.normal(size=(220, d)) + gap
+        plain.append(fid(x, y) - truth)
+        drawn_out.append(fid_infinity(x, y, seed=i).value - truth)
+    assert np.mean(plain) > 4 * abs(np.mean(drawn_out))
+    found = fid_infinity(x, y)
+    assert found.low < found.value < found.high
+    assert fid_infinity(x, y) == found
+    assert fid_infinity(x + 5, y + 5).value == pytest.approx(found.value, abs=1e-6)
+
+
+def test_fid_infinity_of_one_distribution_is_nought_within_its_interval():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(400, 12)), rng.normal(size=(400, 12))
+    found = fid_infinity(x, y)
+    assert found.low < 0 < found.high or abs(found.value) < 0.1 * fid(x, y)
+
+
+def test_fid_infinity_needs_images():
+    with pytest.raises(ValueError, match="at least 20"):
+        fid_infinity(np.zeros((19, 3)), np.zeros((30, 3)))

@@ -24,7 +24,7 @@ def test_metrics_are_whole_and_the_same_on_a_second_run(world):
     embed.run()
     fidelity.run()
     found = metrics()
-    assert set(found) == {"benign", "malignant", "all", "copies", "shortcuts", "external"}
+    assert set(found) == {"benign", "malignant", "all", "copies", "shortcuts", "external", "samplers", "tones"}
     assert found["all"]["n_real"] == 56 and found["all"]["n_synthetic"] == 40  # val and test, never train
     assert {"kid", "kid_floor", "precision", "recall", "density", "coverage", "vendi", "fid"} <= set(found["benign"])
     assert {"rate", "rate_low", "rate_high", "n", "planted_recall"} <= set(found["copies"])
