@@ -3,7 +3,7 @@
 python benchmarks/fidelity.py [--images 2000 10000] [--width 768] [--rounds 3] [--copies]
 
 Each measurement is a process of its own. Theirs give the same numbers (tests/fidelity/test_agreement.py): KID of the
-whole sets as one subset, since ours takes no subsets. Ours come with their intervals, theirs without. ``--copies`` times
+whole sets as one subset, since ours takes no subsets. Ours have intervals, theirs have not. ``--copies`` times
 the search for copies instead: n synthetic images against n training images in eight views, and n held-out ones.
 """
 

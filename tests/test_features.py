@@ -77,6 +77,50 @@ def test_extract_sorts_by_id_and_does_not_depend_on_the_batch(probe, tmp_path):
     assert one.probability(["a"], ["malignant"])[0] == pytest.approx(network.predict(images()[1:2])[0, 1], abs=1e-5)
 
 
+def test_what_was_computed_before_is_taken_from_the_store(probe, tmp_path, monkeypatch):
+    encode, network = features.encoder("probe", probe_folder=probe), networks.load(probe)
+    ids, store = ["c", "a", "b", "e", "d"], tmp_path / "store"
+    for name, image in zip(ids, images(), strict=True):
+        write_png(tmp_path / f"{name}.png", image)
+    files = [tmp_path / f"{name}.png" for name in ids]
+    whole = features.extract(ids, files, encode, network, 4)
+    features.extract(ids[:3], files[:3], encode, network, 4, store=store)
+    seen = []
+    read = features.read_stack
+    monkeypatch.setattr(features, "read_stack", lambda paths: seen.extend(paths) or read(paths))
+    both = features.extract(ids, files, encode, network, 4, store=store)
+    assert sorted(p.name for p in seen) == ["d.png", "e.png"]
+    assert np.array_equal(both.matrix, whole.matrix) and np.array_equal(both.probabilities, whole.probabilities)
+    # another image under an old name, another network, a broken store: all computed anew
+    seen.clear()
+    write_png(files[0], images(seed=1)[0])
+    features.extract(ids, files, encode, network, 4, store=store)
+    assert [p.name for p in seen] == ["c.png"]
+    seen.clear()
+    features.extract(ids, files, features.encoder("random:test_resnet"), network, 4, store=store)
+    assert len(seen) == 5 and len(list(store.iterdir())) == 2
+    for file in store.iterdir():
+        file.write_bytes(b"torn")
+    assert np.array_equal(
+        features.extract(ids[1:], files[1:], encode, network, 4, store=store).matrix[0], whole.matrix[0]
+    )
+
+
+def test_the_store_forgets_the_oldest(probe, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "KEPT", 3)
+    encode, network = features.encoder("probe", probe_folder=probe), networks.load(probe)
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    for file, image in zip(files, images(), strict=True):
+        write_png(file, image)
+    for chosen in (files[:2], files[2:4]):
+        features.extract([f.stem for f in chosen], chosen, encode, network, 4, store=tmp_path / "store")
+    seen = []
+    read = features.read_stack
+    monkeypatch.setattr(features, "read_stack", lambda paths: seen.extend(paths) or read(paths))
+    features.extract([f.stem for f in files], files, encode, network, 4, store=tmp_path / "store")
+    assert len(seen) == 2  # the fifth, and the first of those that were kept longest ago
+
+
 def test_file_round_trip_and_equal_bytes(tmp_path):
     found = some()
     features.save(found, tmp_path / "a.safetensors")

@@ -7,6 +7,7 @@ local safetensors file or timm's hub. Features travel as one file, byte-identica
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from derm_t2im import networks, runtime
 from derm_t2im.errors import UserError
 from derm_t2im.imaging.io import ImageError, read_stack
 from derm_t2im.paths import PROBE
-from derm_t2im.state import write_atomic
+from derm_t2im.state import hash_code, hash_file, write_atomic
 
 if TYPE_CHECKING:
     from derm_t2im.networks import Network
 
 RANDOM = "random:"
+KEPT = 50_000  # rows of a store
+STORES = 4  # of different networks
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,12 @@ def extract(
     probe: Network,
     batch: int = 64,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    store: Path | None = None,
 ) -> Features:
     """Features and probe probabilities of image files, read batch by batch.
+
+    Every pass has ``batch`` rows, the last one filled up, since kernels may round another way for another number: what
+    an image gets does not depend on which others are computed with it.
 
     Args:
         ids: Image ids.
@@ -152,6 +159,8 @@ def extract(
         probe: The probe, for class probabilities.
         batch: Images per pass.
         track: Wraps the iteration over batches, for progress.
+        store: Folder that keeps rows by the SHA-256 of the image file and what computed them; what it has is not
+            computed again.
 
     Raises:
         UserError: if an image cannot be read; it names the file.
@@ -159,17 +168,86 @@ def extract(
     order = np.argsort(np.array(ids, dtype=object), kind="stable")
     matrix = np.empty((len(ids), encode.dim), np.float32)
     probabilities = np.empty((len(ids), len(probe.classes)), np.float32)
-    for start in track(range(0, len(ids), batch)):
-        part = order[start : start + batch]
+    kept = _Store(store / f"{_key(encode.network, probe, batch)}.safetensors") if store else None
+    digests = [hash_file(Path(paths[i])) if kept and Path(paths[i]).is_file() else "" for i in order]
+    todo = []
+    for row, digest in enumerate(digests):
+        known = kept.get(digest) if kept else None
+        if known is None:
+            todo.append(row)
+        else:
+            matrix[row], probabilities[row] = known
+    for start in track(range(0, len(todo), batch)):
+        rows = todo[start : start + batch]
         try:
-            images = read_stack([paths[i] for i in part])
+            images = read_stack([paths[order[row]] for row in rows])
         except ImageError as error:
             raise UserError(f"An image of this pipeline cannot be read: {error}. Run `dvc checkout`.") from None
-        matrix[start : start + len(part)] = encode(images, batch)
-        probabilities[start : start + len(part)] = probe.predict(images, batch)
+        full = np.concatenate([images, np.repeat(images[:1], batch - len(images), axis=0)])
+        matrix[rows] = encode(full, batch)[: len(rows)]
+        probabilities[rows] = probe.predict(full, batch)[: len(rows)]
+    if kept and todo:
+        kept.add(digests, matrix, probabilities)
     return Features(
         tuple(str(ids[i]) for i in order), matrix, tuple(probe.classes), probabilities, encode.name, encode.weights
     )
+
+
+class _Store:
+    """Rows of earlier runs, by SHA-256 of the image file."""
+
+    def __init__(self, file: Path) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        self.file = file
+        try:
+            found = load_file(file)
+            self._digests = [bytes(row).hex() for row in found["sha256"]]
+            self._features, self._probabilities = found["features"], found["probabilities"]
+        except (OSError, SafetensorError, KeyError):  # none yet, or not whole: it is only a cache
+            self._digests = []
+        self._at = {digest: row for row, digest in enumerate(self._digests)}
+
+    def get(self, digest: str) -> tuple[np.ndarray, np.ndarray] | None:
+        row = self._at.get(digest)
+        return None if row is None else (self._features[row], self._probabilities[row])
+
+    def add(self, digests: Sequence[str], matrix: np.ndarray, probabilities: np.ndarray) -> None:
+        """Keep these rows and the latest others, at most :data:`KEPT`; those of other networks go."""
+        from safetensors.numpy import save as to_bytes
+
+        new = {digest: row for row, digest in enumerate(digests) if digest}
+        old = [row for digest, row in self._at.items() if digest not in new][-max(0, KEPT - len(new)) :]
+        if old:
+            matrix = np.concatenate([self._features[old], matrix[list(new.values())]])
+            probabilities = np.concatenate([self._probabilities[old], probabilities[list(new.values())]])
+        else:
+            matrix, probabilities = matrix[list(new.values())], probabilities[list(new.values())]
+        named = [*(self._digests[row] for row in old), *new]
+        tensors = {
+            "sha256": np.frombuffer(bytes.fromhex("".join(named)), np.uint8).reshape(-1, 32),
+            "features": np.ascontiguousarray(matrix),
+            "probabilities": np.ascontiguousarray(probabilities),
+        }
+        write_atomic(self.file, to_bytes(tensors))
+        for other in sorted(self.file.parent.glob("*.safetensors"), key=lambda f: f.stat().st_mtime)[:-STORES]:
+            other.unlink(missing_ok=True)
+
+
+def _key(*parts: object) -> str:
+    """What decides a row beside the image: networks with their weights, the batch, and what computes."""
+    import torch
+
+    digest = hashlib.sha256(f"{torch.__version__} {torch.get_num_threads()} {hash_code(networks)}".encode())
+    for part in parts:
+        if isinstance(part, networks.Network):
+            digest.update(json.dumps(part.config, sort_keys=True, default=str).encode())
+            for name, value in sorted(part.module.state_dict().items()):
+                digest.update(f"{name} {value.device.type}".encode() + value.detach().cpu().numpy().tobytes())
+        else:
+            digest.update(str(part).encode())
+    return digest.hexdigest()[:24]
 
 
 def save(features: Features, path: Path) -> None:

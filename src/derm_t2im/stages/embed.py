@@ -8,6 +8,7 @@ from derm_t2im import features, manifest, networks, paths, runtime
 from derm_t2im.params import load
 from derm_t2im.params.embed import Embed
 from derm_t2im.progress import say, track
+from derm_t2im.state import STATE
 
 
 def run() -> None:
@@ -23,6 +24,8 @@ def run() -> None:
         (synthetic, paths.FEATURES_SYNTHETIC, "embed synthetic images"),
     ):
         ids, files = table["image_id"].tolist(), table["path"].tolist()
-        found = features.extract(ids, files, encode, probe, settings.batch, partial(track, what=what))
+        found = features.extract(
+            ids, files, encode, probe, settings.batch, partial(track, what=what), STATE / "features"
+        )
         features.save(found, target)
     say(f"embed: {len(real)} real and {len(synthetic)} synthetic images, {encode.dim} features each, {paths.FEATURES}")
