@@ -78,7 +78,11 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "kept": tables.kept(synthetic),
         "rejected": tables.bars(evidence.of("curation").get("rejected", {}), evidence.of("curation").get("pool")),
         "fidelity": tables.fidelity(fidelity),
-        "fidelity_headings": [name for _, name, _ in tables.FIDELITY],
+        "fidelity_headings": [name for _, name in tables.FIDELITY],
+        "fidelity_groups": [
+            ("Sampler", tables.fidelity(fidelity.get("samplers", {}))),
+            ("Skin tone, measured", tables.fidelity(fidelity.get("tones", {}))),
+        ],
         "kid_charts": charts.kid(evidence.of("finetune"), fidelity),
         "copies": copies(fidelity.get("copies", {})),
         "shortcuts": tables.shortcuts(fidelity.get("shortcuts", {})),

@@ -22,12 +22,14 @@ MEASURES: tuple[tuple[str, str, words.Form], ...] = (
     ("ece", "ECE", "plain"),
     ("ece_calibrated", "ECE, calibrated", "plain"),
 )
-FIDELITY: tuple[tuple[str, str, bool], ...] = (  # key, heading, has a value of real against real
-    ("precision", "Precision", True),
-    ("recall", "Recall", True),
-    ("density", "Density", True),
-    ("coverage", "Coverage", True),
-    ("vendi", "Vendi score", True),
+FIDELITY: tuple[tuple[str, str], ...] = (  # key, heading
+    ("cmmd", "CMMD"),
+    ("fid_infinity", "FID∞"),
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("density", "Density"),
+    ("coverage", "Coverage"),
+    ("vendi", "Vendi score"),
 )
 PROMPTS: tuple[tuple[str, str, words.Form], ...] = (
     ("class_agreement", "The probe sees the class that the prompt asked for", "percent"),
@@ -184,7 +186,7 @@ def _confusion(name: str, counts: Mapping[tuple[str, str], int]) -> Confusion:
 
 
 def fidelity(metrics: Mapping[str, Any]) -> list[Row]:
-    """Fidelity per class: KID beside its floor, then the neighbour metrics beside real against real."""
+    """Fidelity per class (or other group): KID beside its floor, then the other metrics beside real against real."""
     rows = []
     labels = [name for name, values in metrics.items() if isinstance(values, Mapping) and "kid" in values]
     for label in sorted((name for name in labels if name not in ("all", "external")), key=str) + ["all"] * (
@@ -192,8 +194,8 @@ def fidelity(metrics: Mapping[str, Any]) -> list[Row]:
     ):
         values = metrics[label]
         cells = [cell(values, "kid", digits=4), cell(values, "kid_floor", digits=4)]
-        for key, _, has_real in FIDELITY:
-            real = words.number(values.get(f"{key}_real"), digits=2) if has_real else ""
+        for key, _ in FIDELITY:
+            real = words.number(values.get(f"{key}_real", values.get(f"{key}_floor")), digits=2)
             cells.append(Cell(words.number(values.get(key), digits=2), f"real {real}" if real != words.NONE else ""))
         n = f"{words.count(values.get('n_synthetic'))} / {words.count(values.get('n_real'))}"
         rows.append(Row("all classes" if label == "all" else label, cells, n))

@@ -176,7 +176,7 @@ def fidelity_suite(fidelity: Mapping[str, Any], labels: list[str], settings: Val
         "embed.encoder or fidelity.copy_quantile",
     )
     shortcuts, excess = fidelity.get("shortcuts", {}), settings.max_shortcut_excess
-    for probe, seen in (("colour", "colours"), ("border", "border")):
+    for probe, seen in (("colour", "colours"), ("border", "border"), ("coarse", "coarsest shapes")):
         add(
             f"{probe} shortcut",
             shortcuts.get(f"{probe}_excess_auc_low"),
