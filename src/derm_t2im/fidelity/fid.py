@@ -11,6 +11,11 @@ import numpy as np
 from derm_t2im.fidelity.estimate import Estimate, jackknife_variance, normal, parts
 
 
+def _check(x: np.ndarray, y: np.ndarray) -> None:
+    if min(len(x), len(y)) < 3 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"FID needs at least three images each and one width, not {x.shape} and {y.shape}")
+
+
 def _moments(x: np.ndarray, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = np.array([np.count_nonzero(group == g) for g in range(groups)], dtype=np.float64)
     sums = np.stack([x[group == g].sum(axis=0) for g in range(groups)])
@@ -44,8 +49,7 @@ def fid_interval(x: np.ndarray, y: np.ndarray, groups: int = 10, seed: int = 0) 
     Raises:
         ValueError: for fewer than three images, or features of different widths.
     """
-    if min(len(x), len(y)) < 3 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"FID needs at least three images each and one width, not {x.shape} and {y.shape}")
+    _check(x, y)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     centre = x.mean(axis=0)  # FID does not change with a shift, its rounding error does
     both = []
@@ -75,7 +79,10 @@ def fid(x: np.ndarray, y: np.ndarray) -> float:
     Raises:
         ValueError: for fewer than three images, or features of different widths.
     """
-    return fid_interval(x, y, groups=2).value
+    _check(x, y)
+    centre = np.asarray(x, np.float64).mean(axis=0)
+    first, second = (_plain(np.asarray(values, np.float64) - centre) for values in (x, y))
+    return _frechet(first, second, _root(first[1]))
 
 
 def fid_infinity(

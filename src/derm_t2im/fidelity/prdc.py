@@ -23,8 +23,7 @@ def radii(x: np.ndarray, k: int) -> np.ndarray:
     """
     if len(x) <= k:
         raise ValueError(f"{k} neighbours need more than {k} images, not {len(x)}")
-    x = np.asarray(x, np.float64)
-    out = np.empty(len(x))
+    out = np.empty(len(x), x.dtype)
     for rows in row_blocks(len(x), len(x)):
         d2 = squared_distances(x[rows], x)
         d2[np.arange(len(d2)), np.arange(rows.start, rows.stop)] = np.inf
@@ -40,10 +39,16 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, Estim
     k. Coverage: share of real balls with a synthetic image inside. Each interval is over the images
     whose share or mean it is, with the other set's manifold as it stands.
 
+    Sets in float32 are compared in float32, all others in float64.
+
     Raises:
         ValueError: if a set has not more than k images.
     """
-    real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
+    kind = np.result_type(real, synthetic)
+    kind = np.float32 if kind == np.float32 else np.float64
+    # Single precision is enough about the centre: squares of what all images share would eat up its digits.
+    centre = np.mean(real, axis=0, dtype=np.float64)
+    real, synthetic = (real - centre).astype(kind), (synthetic - centre).astype(kind)
     real_radii, synthetic_radii = radii(real, k), radii(synthetic, k)
     balls = np.zeros(len(synthetic), dtype=np.int64)  # real balls around each synthetic image
     recalled = np.empty(len(real), dtype=bool)
