@@ -1,10 +1,12 @@
 """Fidelity metrics beside torch-fidelity and prdc: seconds and peak memory on the same features.
 
-python benchmarks/fidelity.py [--images 2000 10000] [--width 768] [--rounds 3] [--copies]
+python benchmarks/fidelity.py [--images 2000 10000] [--width 768] [--rounds 3]
+python benchmarks/fidelity.py --whole [--images 10000] [--width 128]
 
 Each measurement is a process of its own. Theirs give the same numbers (tests/fidelity/test_agreement.py): KID of the
-whole sets as one subset, since ours takes none. All of ours but FID have intervals, theirs none. ``--copies`` times
-the search for copies instead: n synthetic images against n training images in eight views, and n held-out ones.
+whole sets as one subset, since ours takes none. All of ours but FID have intervals, theirs none. ``--whole`` times what
+the stage does with features given: every metric with floor and ceiling, and the search for copies of 2,800 training
+images (the paper's number) among n synthetic ones, with n held-out ones as the null.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from figures import machine
 
 K = 5
+REFERENCES = 2800
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -64,17 +67,28 @@ def theirs(name: str, real: np.ndarray, made: np.ndarray) -> object:
     return work[name]()
 
 
-def copies(name: str, n: int, d: int) -> None:
+def whole(name: str, n: int, d: int) -> None:
+    """All metrics with floors and ceiling, or the search for copies in both spaces, as the stage calls them."""
+    from derm_t2im.fidelity.assess import compare
     from derm_t2im.fidelity.copies import Search
 
-    references = {
-        "features": np.stack([features(n, d, view) for view in range(8)]).astype(np.float64),
-        "pixels": np.stack([features(n, d, view) for view in range(8)]),
-    }
-    held_out = {space: features(n, d, 20).astype(v.dtype) for space, v in references.items()}
-    begin = time.perf_counter()
-    search = Search(references, held_out, 0.01)
-    search.find({space: features(n, d, 30).astype(v.dtype) for space, v in references.items()})
+    real, made = features(n, d, 1), features(n, d, 2, 0.05)
+    if name == "all metrics":
+        begin = time.perf_counter()
+        compare(real, made, features(200, d, 3), K, equal_length=True)
+    else:
+        # Views as in assess.views: eight turns of features, and of ten crops of small pictures of 16 x 16 pixels.
+        views = {"features": (8, d, np.float64), "pixels": (80, 768, np.float32)}
+        references = {
+            space: np.stack([features(REFERENCES, width, view).astype(kind) for view in range(many)])
+            for space, (many, width, kind) in views.items()
+        }
+        null, query = (
+            {space: features(n, width, seed).astype(kind) for space, (_, width, kind) in views.items()}
+            for seed in (100, 101)
+        )
+        begin = time.perf_counter()
+        Search(references, null, 0.01).find(query)
     report(time.perf_counter() - begin)
 
 
@@ -94,8 +108,8 @@ def one(side: str, name: str, n: int, d: int) -> tuple[float, float]:
 def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         side, name, n, d = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-        if side == "copies":
-            copies(name, n, d)
+        if side == "whole":
+            whole(name, n, d)
             return
         real, made = features(n, d, 1), features(n, d, 2, 0.05)
         work = ours if side == "ours" else theirs
@@ -108,14 +122,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 10_000])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--copies", action="store_true")
+    parser.add_argument("--whole", action="store_true")
     asked = parser.parse_args()
     print(machine())
     print(f"features of width {asked.width}, median of {asked.rounds}: seconds, peak memory of the process in MiB")
     for n in asked.images:
-        if asked.copies:
-            seconds, memory = one("copies", "copies", n, asked.width)
-            print(f"{n:6d} copies {seconds:.1f} s {memory:.0f} MiB", flush=True)
+        if asked.whole:
+            for name in ("all metrics", "copies"):
+                seconds, memory = one("whole", name, n, asked.width)
+                print(f"{n:6d} {name} {seconds:.1f} s {memory:.0f} MiB", flush=True)
             continue
         for name in OURS:
             said = [f"{n:6d} {name:22s}"]
