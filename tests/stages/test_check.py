@@ -44,6 +44,7 @@ def test_sound_parameters_pass_and_leave_the_same_file(project: Path) -> None:
         ({"finetune__base": "models/bse/mini"}, r"finetune\.base: there is no folder or file"),
         ({"finetune__base": "data/import"}, r"no diffusers folder"),
         ({"generate__lora": "typo.safetensors"}, r"generate\.lora: there is no file 'typo\.safetensors'"),
+        ({"generate__images_from": "nowhere"}, r"generate\.images_from: there is no folder 'nowhere'"),
         ({"finetune__token": {"benign": "sks"}}, r"finetune\.token: no token for malignant"),
         ({"finetune__optimizer": "adamw8bit"}, r"adamw8bit needs bitsandbytes"),
         ({"finetune__precision": "fp16"}, r"finetune\.precision: fp16 needs a GPU"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -75,4 +78,42 @@ def test_a_lora_of_ones_own_takes_the_place_of_the_stages(tmp_path: Path, monkey
     assert set(file["lora_sha256"]) == {state.hash_file(Path("mine/derm-t2im.safetensors"))}
     small_world.set_parameter(tmp_path, "generate", **few, lora="gone.safetensors")
     with pytest.raises(UserError, match=r"generate\.lora: 'gone\.safetensors' does not exist"):
+        generate.run()
+
+
+def test_images_made_elsewhere_take_the_place_of_drawn_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_world.build(tmp_path)
+    shutil.copytree(small_world.REPOSITORY / "models" / "base" / "mini", tmp_path / "models" / "base" / "mini")
+    rng = np.random.default_rng(0)
+    theirs = tmp_path / "theirs"
+    for label in ("Benign", "malignant"):
+        (theirs / label).mkdir(parents=True)
+        for i in range(8):
+            said = f"a {label} lesion\nNegative prompt: hair\nSteps: 30, Sampler: Euler a, CFG scale: 7.5, Seed: {i}"
+            pixels = rng.integers(0, 256, (96, 80, 3), dtype=np.uint8)
+            png.write(theirs / label / f"{i}.png", pixels, said if i else "no settings")
+    (theirs / "malignant" / "broken.png").write_bytes(b"no image")
+    few = {"images_from": "theirs", "max_quarantined": 0.2}
+    small_world.set_parameter(tmp_path, "generate", **few)
+    generate.run()
+    made = manifest.read(paths.SYNTHETIC_MANIFEST).set_index("image_id")
+    assert len(made) == 16 and set(made["label"]) == {"benign", "malignant"} and set(made["kind"]) == {"synthetic"}
+    row = made.loc["Benign_3"]
+    assert (row["prompt"], row["negative_prompt"], row["sampler"]) == ("a Benign lesion", "hair", "Euler a")
+    assert (row["steps"], row["guidance"], row["seed"]) == (30, 7.5, 3)
+    assert made.loc["Benign_0", "sampler"] == "unknown" and pd.isna(made.loc["Benign_0", "steps"])
+    assert (row["width"], row["height"]) == (64, 64) and Path(row["path"]).is_file()
+    told = json.loads(paths.GENERATE_METRICS.read_text())
+    assert told["quarantined"] == {"unreadable": 1} and told["images"] == 16 and "Euler a" in told["samplers"]
+    assert "1 of 17 images cannot be used" in capsys.readouterr().err
+
+    small_world.set_parameter(tmp_path, "generate", **few | {"max_quarantined": 0.0})
+    with pytest.raises(UserError, match=r"generate\.max_quarantined = 0 allows.*broken"):
+        generate.run()
+    (theirs / "nevus").mkdir()
+    png.write(theirs / "nevus" / "a.png", pixels, "")
+    with pytest.raises(UserError, match=r"no classes \(nevus\); the real images' are benign, malignant"):
         generate.run()

@@ -44,8 +44,7 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, Estim
     Raises:
         ValueError: if a set has not more than k images.
     """
-    kind = np.result_type(real, synthetic)
-    kind = np.float32 if kind == np.float32 else np.float64
+    kind = np.float32 if np.result_type(real, synthetic) == np.float32 else np.float64
     # Single precision is enough about the centre: squares of what all images share would eat up its digits.
     centre = np.mean(real, axis=0, dtype=np.float64)
     real, synthetic = (real - centre).astype(kind), (synthetic - centre).astype(kind)

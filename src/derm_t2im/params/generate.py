@@ -83,6 +83,8 @@ class Generate(Section):
     """Section `generate`."""
 
     images: int = Field(600, ge=1)
+    images_from: str = ""
+    max_quarantined: float = Field(0.05, ge=0, le=1)
     samplers: tuple[Sampler, ...] = ("euler_a", "euler", "plms")
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(4.0, ge=0, le=50)

@@ -32,6 +32,8 @@ def run() -> None:
         missing.append(str(error))
     if drawn.lora and not Path(drawn.lora).is_file():
         missing.append(f"generate.lora: there is no file {drawn.lora!r}.")
+    if drawn.images_from and not Path(drawn.images_from).is_dir():
+        missing.append(f"generate.images_from: there is no folder {drawn.images_from!r}.")
     if params.acquire.labels != "as_is" and isinstance(tuned.token, dict):
         untold = sorted(set(labels.classes(params.acquire.labels)) - set(tuned.token))
         if untold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from derm_t2im import distributed, manifest, networks, paths, runtime, state
+from derm_t2im import distributed, manifest, networks, paths, quarantine, runtime, state
 from derm_t2im.diffusion import adherence, base, kohya, lora, png, prompts, sample
 from derm_t2im.errors import UserError, enough_memory
-from derm_t2im.imaging import hashing, quality
-from derm_t2im.imaging.io import read_rgb, read_stack
+from derm_t2im.imaging import hashing, io, quality
+from derm_t2im.imaging.io import read_rgb, read_stack, write_png
 from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 from derm_t2im.progress import say, track
+from derm_t2im.sources import synthetic
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -37,6 +39,9 @@ def run() -> None:
     table = manifest.read(paths.SPLITS_MANIFEST)
     train = table[table["split"] == "train"]
     classes = sorted(train["label"].unique())
+    if settings.images_from:
+        _take(settings, tuned, classes)
+        return
     own = Path(settings.lora) if settings.lora else None
     if own is not None and not own.exists():
         raise UserError(
@@ -68,16 +73,40 @@ def run() -> None:
     together.wait()
     if not together.first:
         return
-    made = rows.join(_measure([images / f"{name}.png" for name in rows["image_id"]]))
-    made["path"] = [(paths.SYNTHETIC / "images" / f"{name}.png").as_posix() for name in rows["image_id"]]
+    _finish(rows, work)
+
+
+def _finish(rows: pd.DataFrame, work: Path, more: dict[str, Any] | None = None) -> None:
+    """Measure the images of ``work/out/images``, named by id, and put everything into place."""
+    images = work / "out" / "images"
+    files = [images / io.file_name(name, ".png") for name in rows["image_id"]]
+    made = rows.join(_measure(files))
+    made["path"] = [(paths.SYNTHETIC / "images" / file.name).as_posix() for file in files]
     opinions = networks.load(paths.PROBE)
-    probabilities = opinions.predict(read_stack([images / f"{name}.png" for name in rows["image_id"]]))
-    metrics = adherence.measure(made, np.array(opinions.classes)[probabilities.argmax(1)])
+    probabilities = opinions.predict(read_stack(files))
+    metrics = adherence.measure(made, np.array(opinions.classes)[probabilities.argmax(1)]) | (more or {})
     manifest.write(made, work / "out" / paths.SYNTHETIC_MANIFEST.name)
     state.write_json(paths.GENERATE_METRICS, metrics)
     state.move_into_place(work / "out", paths.SYNTHETIC)
     state.discard(work)
     say(f"generate: {len(made)} images, {metrics['class_agreement']:.0%} in the prompted class, {paths.SYNTHETIC}")
+
+
+def _take(settings: Generate, tuned: Finetune, classes: list[str]) -> None:
+    """Images that were made elsewhere, in place of drawn ones; their settings as the files tell them."""
+    size = base.image_size(base.load(tuned.base))
+    work = state.work_folder("generate", state.fingerprint(settings))
+    shutil.rmtree(work / "out", ignore_errors=True)
+    images = work / "out" / "images"
+    images.mkdir(parents=True)
+    rows, pixels, bad = synthetic.collect(Path(settings.images_from), size, classes, png.read)
+    total = len(rows) + len(bad)
+    quarantine.check(bad, total, settings.max_quarantined, "generate.max_quarantined", work / "quarantine.csv")
+    for name, image in zip(rows["image_id"], pixels, strict=True):
+        write_png(images / io.file_name(name, ".png"), image)
+    if len(bad):
+        say(f"generate: {len(bad)} of {total} images cannot be used: {quarantine.tally(bad['reason'])}")
+    _finish(rows, work, {"quarantined": quarantine.tally(bad["reason"])})
 
 
 def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path, lora_hash: str) -> None:
