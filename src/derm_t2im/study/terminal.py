@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any
 
-WIDTH = 132  # where there is no terminal to ask
+WIDTH = 140  # where there is no terminal to ask
+NAME = 16  # of a reader, before it is broken
+HEADS = (
+    "accuracy (95 %)",
+    "p",
+    "sens.",
+    "spec.",
+    "AUC (95 %)",
+    "d'",
+    "c",
+    "dx real",
+    "dx synth.",
+    "again",
+    "s / image",
+)
 
 
 def show(found: Mapping[str, Any], file: IO[str]) -> None:
@@ -18,10 +32,10 @@ def show(found: Mapping[str, Any], file: IO[str]) -> None:
     terminal = file.isatty()
     console = Console(file=file, width=None if terminal else WIDTH, highlight=False)
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
-    heads = ("reader", "accuracy (95 %)", "p", "sens.", "spec.", "AUC (95 %)", "d'", "c", "diagnosis real",
-             "diagnosis synth.", "again", "s / image")  # fmt: skip
-    for head in heads:
-        table.add_column(head, overflow="fold", justify="left" if head == "reader" else "right")
+    longest = max(map(len, found["readers"]))
+    table.add_column("reader", overflow="fold", min_width=min(longest, NAME), max_width=NAME)
+    for head in HEADS:
+        table.add_column(head, no_wrap=True, justify="right")
     for name, about in found["readers"].items():
         table.add_row(*(Text(_plain(cell)) for cell in _row(name, about)))
     if len(found["readers"]) > 1:
@@ -31,7 +45,7 @@ def show(found: Mapping[str, Any], file: IO[str]) -> None:
                        f"{len(found['readers'])} reader(s)", "bold"))  # fmt: skip
     console.print(table)
     for line in _lines(found):
-        console.print(Text(_plain(line)))
+        console.print(Text(_plain(line)), soft_wrap=not terminal)  # elsewhere a line each, to be searched
 
 
 def _row(name: str, about: Mapping[str, Any]) -> tuple[str, ...]:
@@ -41,7 +55,7 @@ def _row(name: str, about: Mapping[str, Any]) -> tuple[str, ...]:
         name, _interval(about, "accuracy"), _p(about["p"]), _number(about["sensitivity"]),
         _number(about["specificity"]), _interval(about, "auc"), _number(about["d_prime"]), _number(about["criterion"]),
         _number(about["diagnosis_real"]), _number(about["diagnosis_synthetic"]),
-        f"{_number(again['source_agreement'])} of {again['n']}" if again["n"] else "",
+        f"{round(again['source_agreement'] * again['n'])}/{again['n']}" if again["n"] else "",
         f"{_number(time['median'], 1)} ({_number(time['quarter'], 1)}-{_number(time['three_quarters'], 1)})",
     )  # fmt: skip
 
@@ -86,7 +100,7 @@ def _interval(about: Mapping[str, Any], name: str, sign: str = "") -> str:
     value, low, high = (about[name + end] for end in ("", "_low", "_high"))
     if value != value:
         return "undefined"
-    return f"{value:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
+    return f"{value:{sign}.2f} ({low:{sign}.2f}, {high:{sign}.2f})"
 
 
 def _number(value: float, digits: int = 2) -> str:
