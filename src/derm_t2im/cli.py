@@ -15,6 +15,7 @@ from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
+from derm_t2im.study import commands as study
 
 app = typer.Typer(
     help="Synthetic dermoscopic images, and honest evidence of whether they help.",
@@ -29,6 +30,7 @@ app.command()(curation.browse)
 app.add_typer(curation.review_app, name="review")
 app.command()(deploy.predict)
 app.command()(auditing.audit)
+app.add_typer(study.study_app, name="study")
 app.command("doctor")(checks.command)
 app.command("profile")(profiles.command)
 

@@ -1,0 +1,1 @@
+"""A blinded reader study: can people tell synthetic images from real ones, and do they diagnose them as prompted?"""
