@@ -159,3 +159,32 @@ def test_proportion_agrees_with_the_worked_example():
     # Wilson's interval for 10 of 100 (Brown, Cai & DasGupta 2001)
     assert rules.proportion(10, 100) == pytest.approx((0.1, 0.0552, 0.1744), abs=5e-5)
     assert np.isnan(rules.proportion(0, 0)).all()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["light", "tan", "dark", ""]), st.booleans(), st.booleans())
+    ),
+    st.integers(2, 30),
+)
+def test_tones_are_as_even_as_what_passed_allows(images, keep):
+    ids = [f"i{n}" for n in range(len(images))]
+    labels, tones, passed, first = ([image[k] for image in images] for k in range(4))
+    ok = np.array(passed, dtype=bool)
+    wanted = np.array(first, dtype=bool)
+    plain = rules.balance(ids, labels, ok, wanted, ["a", "b"], keep, 0)
+    even = rules.balance(ids, labels, ok, wanted, ["a", "b"], keep, 0, tones)
+    assert (even.per_class, even.available, even.needed) == (plain.per_class, plain.available, plain.needed)
+    for name in "ab":
+        own = [i for i in range(len(ids)) if labels[i] == name and passed[i]]
+        kept = [i for i in own if even.kept[i]]
+        assert len(kept) == even.per_class
+        left_out = {tones[i] for i in own if not even.kept[i] and not first[i]}
+        drawn = {t: sum(tones[i] == t for i in kept) for t in set(tones)}
+        # a tone that has more could give its place to one that has images left over, unless a person wants them
+        for tone in left_out:
+            for other, count in drawn.items():
+                free = [i for i in kept if tones[i] == other and not first[i]]
+                assert count - drawn[tone] <= 1 or not free
+        if any(first[i] for i in own if not even.kept[i]):
+            assert all(first[i] for i in kept), "a reviewer's image comes before any other"

@@ -97,8 +97,9 @@ def curate(
     classes = sorted(real.loc[real["split"] == "train", "label"].dropna().unique())
     passed = found.passed
     balance = rules.balance(
-        table["image_id"].tolist(), table["label"].tolist(), passed, wanted, classes, settings.keep, settings.seed
-    )
+        table["image_id"].tolist(), table["label"].tolist(), passed, wanted, classes, settings.keep, settings.seed,
+        table["tone"].fillna("").tolist() if settings.balance_tones and "tone" in table else None,
+    )  # fmt: skip
     _need_all_classes(table, found, balance)
     for i in np.flatnonzero(passed & ~balance.kept):
         text = f"Nothing is wrong with it; {balance.per_class} images of each class are kept, and it was not drawn."
@@ -244,6 +245,7 @@ def _metrics(
         "kept": int(balance.kept.sum()),
         "rejected": {reason: int((table["reason"] == reason).sum()) for reason in rules.REASONS},
         "classes": per_class,
+        "tones": table.loc[balance.kept, "tone"].value_counts().to_dict() if "tone" in table else {},
         "balance": min(shares) / max(shares),
         "target": balance.target * len(per_class),
         "shortfall": balance.target * len(per_class) - int(balance.kept.sum()),

@@ -237,12 +237,12 @@ def balance(
     classes: list[str],
     keep: int,
     seed: int,
+    tones: list[str] | None = None,
 ) -> Balance:
-    """Equally many images of each class, ``keep`` in all at most.
+    """Equally many images of each class, ``keep`` in all at most, and within a class of each skin tone.
 
-    A class that is short makes the others shrink: equal classes come before the total. Who stays
-    is drawn, so that the kept images are spread like those that passed; the draw depends on the
-    image's id alone, not on the other images.
+    A class that is short makes the others shrink: equal classes come before the total. A tone that is short does not:
+    the others of its class take its place. Who stays is drawn, in an order that depends on the image's id alone.
 
     Args:
         image_ids: Ids, n of them.
@@ -252,19 +252,33 @@ def balance(
         classes: All classes that are wanted.
         keep: Most images to keep.
         seed: Of the draw.
+        tones: The measured skin tone, n of them; without it tones are as among those that passed.
     """
     label = np.array(labels, dtype=object)
     available = {name: int((passed & (label == name)).sum()) for name in classes}
     target = keep // len(classes)
     per_class = min([target, *available.values()])
     order = sorted(range(len(image_ids)), key=lambda i: (not first[i], seeds.derive(seed, "keep", image_ids[i])))
-    left = dict.fromkeys(classes, per_class)
     kept = np.zeros(len(image_ids), dtype=bool)
-    for i in order:
-        if passed[i] and left.get(label[i], 0):
-            left[label[i]] -= 1
-            kept[i] = True
+    for name in classes:
+        own = [i for i in order if passed[i] and label[i] == name]
+        kept[_spread(own, first, tones or [""] * len(image_ids), per_class)] = True
     return Balance(kept, target, per_class, available, _needed(label, available, target))
+
+
+def _spread(order: list[int], first: np.ndarray, tones: list[str], n: int) -> list[int]:
+    """``n`` of the images in ``order``: those wanted first, then always one of the tone that has fewest so far."""
+    taken = [i for i in order if first[i]][:n]
+    waiting: dict[str, list[int]] = {}
+    for i in order:
+        if not first[i]:
+            waiting.setdefault(tones[i], []).append(i)
+    have = {tone: sum(tones[i] == tone for i in taken) for tone in sorted(waiting)}
+    while len(taken) < n:
+        tone = min((t for t in have if waiting[t]), key=lambda t: have[t])
+        taken.append(waiting[tone].pop(0))
+        have[tone] += 1
+    return taken
 
 
 def _needed(label: np.ndarray, available: dict[str, int], target: int) -> int:
