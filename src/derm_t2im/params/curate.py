@@ -11,7 +11,7 @@ class Curate(Section):
     """Section `curate`."""
 
     keep: int = Field(360, ge=2)
-    max_hair_fraction: float = Field(0.08, ge=0, le=1)
+    max_hair_fraction: float = Field(0.005, ge=0, le=1)
     max_ruler: float = Field(0.5, ge=0, le=1)
     max_ink: float = Field(0.5, ge=0, le=1)
     sharpness_quantile: float = Field(0.01, ge=0, lt=0.5)

@@ -7,16 +7,29 @@ does not give the same bytes: `derm-t2im browse` builds it from the manifest in 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from derm_t2im import features, manifest, paths
-from derm_t2im.curation import brain, review
+import numpy as np
+
+from derm_t2im import duplicates, features, manifest, paths
+from derm_t2im.curation import brain, neighbours, review, rules
 from derm_t2im.curation.decide import Outcome, Pool, curate
 from derm_t2im.errors import UserError
-from derm_t2im.features import Features
+from derm_t2im.features import Encoder, Features
+from derm_t2im.fidelity import assess, pixels
+from derm_t2im.fidelity.copies import Search
+from derm_t2im.imaging.io import read_stack
 from derm_t2im.params import load
 from derm_t2im.params.curate import Curate
 from derm_t2im.progress import say
+from derm_t2im.splits import seen_by_generator
 from derm_t2im.state import fingerprint, move_into_place, work_folder, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 256
 
 
 def run() -> None:
@@ -27,10 +40,17 @@ def run() -> None:
     real = manifest.read(paths.SPLITS_MANIFEST)
     real = real[real["split"] != "unused"].reset_index(drop=True)
     of_real = features.load(paths.FEATURES_REAL)
-    pool = _pool(features.load(paths.FEATURES_SYNTHETIC))
+    table = manifest.read(paths.SYNTHETIC_MANIFEST)
+    found = features.load(paths.FEATURES_SYNTHETIC)
     real_matrix = of_real.rows(real["image_id"])
-    if real_matrix.shape[1] != pool.matrix.shape[1]:
+    if (found.encoder, found.weights, found.matrix.shape[1]) != (
+        of_real.encoder,
+        of_real.weights,
+        real_matrix.shape[1],
+    ):
         raise UserError("Real and synthetic images were encoded differently: run `dvc repro embed`.")
+    encode = features.encoder(of_real.encoder, of_real.weights)
+    pool = gather(table, found, real, of_real, encode, settings)
     outcome = curate(pool, real, real_matrix, decisions, settings, brain.uniqueness, brain.near_duplicates)
     folder = work_folder("curate", fingerprint(settings))
     manifest.write(outcome.synthetic, folder / paths.CURATED_MANIFEST.name)
@@ -49,16 +69,75 @@ def _gate() -> None:
         raise UserError(f"The validation gate has {failures} critical failures: see {paths.VALIDATION_REPORT}.")
 
 
-def _pool(found: Features) -> Pool:
-    table = manifest.read(paths.SYNTHETIC_MANIFEST)
-    ids = table["image_id"].tolist()
+def gather(
+    table: pd.DataFrame, found: Features, real: pd.DataFrame, of_real: Features, encode: Encoder, settings: Curate
+) -> Pool:
+    """A pool and all that is known of it: features, the probe's opinion, copies, pictures that repeat.
+
+    Args:
+        table: Manifest of the synthetic images.
+        found: Their features.
+        real: Manifest of the real images with ``split``.
+        of_real: Their features.
+        encode: The encoder of both.
+        settings: Section `curate`.
+    """
+    ids, files = table["image_id"].tolist(), table["path"].tolist()
+    matrix = found.rows(ids)
+    thumbs = _thumbnails(files)
+    pictures = pixels.standardised(thumbs)
     return Pool(
         table,
-        found.rows(ids),
+        matrix,
         found.probability(ids, table["label"].tolist()),
         found.predicted(ids),
         found.probabilities[found.index(ids)].max(axis=1),
+        _copies(matrix, pictures, real, of_real, encode, settings),
+        _twins(files, pictures, real, settings),
     )
+
+
+def _copies(
+    matrix: np.ndarray, pictures: np.ndarray, real: pd.DataFrame, of_real: Features, encode: Encoder, settings: Curate
+) -> np.ndarray:
+    """Id of the image that each repeats, None for none: as `fidelity` searches, but judged by images of val alone."""
+    seen, heldout = seen_by_generator(real), real[real["split"] == "val"]
+    if seen.empty or heldout.empty:  # curate says what is wrong
+        return np.full(len(matrix), None, dtype=object)
+    null = {
+        "features": of_real.rows(heldout["image_id"]).astype(np.float64),
+        "pixels": pixels.standardised(_thumbnails(heldout["path"].tolist())),
+    }
+    search = Search(assess.views(_batches(seen["path"].tolist()), encode), null, settings.copy_quantile)
+    copies = search.find({"features": matrix.astype(np.float64), "pixels": pictures})
+    return np.where(copies.flagged, seen["image_id"].to_numpy(dtype=object)[copies.reference], None)
+
+
+def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+    """Pairs of rows that show one picture, int (m, 2).
+
+    By fine detail, whatever the turn and the crop, and by small pictures, which outlast compression: two
+    are as near as two real images of different lesions hardly ever are.
+    """
+    pairs = [duplicates.search(files).at]
+    train = real[real["split"] == "train"]
+    if len(train) > 1:
+        groups = train["group_id" if "group_id" in train else "image_id"].to_numpy(dtype=object).astype(str)
+        of_train = pixels.standardised(_thumbnails(train["path"].tolist()))
+        limit = neighbours.close_distance(of_train, groups, rules.pair_share(settings, len(files)))
+        if np.isfinite(limit):
+            pairs.append(neighbours.pairs_within(pictures, limit))
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _thumbnails(files: list[str]) -> np.ndarray:
+    """Small pictures uint8 (n, s, s, 3) of image files."""
+    return np.concatenate([pixels.thumbnails(batch) for batch in _batches(files)])
+
+
+def _batches(files: list[str]) -> Iterator[np.ndarray]:
+    for start in range(0, len(files), BATCH):
+        yield read_stack(files[start : start + BATCH])
 
 
 def _report(outcome: Outcome, settings: Curate) -> None:
