@@ -179,10 +179,10 @@ class Project:
         self.probe = networks.load(paths.PROBE)
         self.images = read_stack(self.table["path"].tolist())
         self.folder = Path(tempfile.mkdtemp())
-        if "detail" not in self.table:  # a run from before it was measured
-            self.table["detail"] = [quality.measure(image)["detail"] for image in self.images]
+        if "fine_detail" not in self.table:  # a run from before it was measured
+            self.table["fine_detail"] = [quality.measure(image)["fine_detail"] for image in self.images]
             files = self.real["path"].tolist()
-            self.real["detail"] = [quality.measure(image)["detail"] for image in read_stack(files)]
+            self.real["fine_detail"] = [quality.measure(image)["fine_detail"] for image in read_stack(files)]
         train = self.real[self.real["split"] == "train"]
         self.seeds = train[train["seed_image"].fillna(False).astype(bool)]
 
@@ -199,7 +199,7 @@ class Project:
             self.of_real.encoder,
             self.of_real.weights,
         )
-        pool = stage.gather(table, found, self.real, self.of_real, self.encode, self.settings)
+        pool = stage.gather(table, found, self.real, self.settings)
         rows = self.of_real.rows(self.real["image_id"])
         return curate(pool, self.real, rows, [], self.settings, brain.uniqueness, brain.near_duplicates)
 
@@ -253,7 +253,9 @@ def planted(project: Project, only: str = "") -> None:
         if name == "label swapped":
             like["label"] = [labels[1 - labels.index(label)] for label in like["label"]]
         ids = [f"planted-{i:06d}" for i in range(len(made))]
-        rows = pd.DataFrame([measured(project.folder, *one) for one in zip(ids, made, (r for _, r in like.iterrows()), strict=True)])
+        rows = pd.DataFrame(
+            [measured(project.folder, *one) for one in zip(ids, made, (r for _, r in like.iterrows()), strict=True)]
+        )
         table, images, clean = project.table, project.images, np.ones(n, bool)
         if name == "label swapped":  # the very image, in its place
             clean[at] = False
@@ -300,7 +302,7 @@ def random_sets(project: Project, draws: int) -> None:
     held = read_stack(test["path"].tolist())
     kept = (project.before["decision"] == "kept").to_numpy(dtype=bool)
     print(f"kept {kept.sum()}, of random sets {draws}; held-out test images {len(test)}")
-    print(f"{'features':26s}{'measure':8s}{'kept':>10s}  {'random (95 % of the sets)':30s}{'sets no worse than kept':>24s}")
+    print(f"{'features':26s}{'measure':8s}{'kept':>10s}  {'random (95 % of the sets)':30s}{'no worse than kept':>20s}")
     for name in (project.of_real.encoder, OTHER):
         own = name == "probe" or name.startswith(features.RANDOM)
         encode = project.encode if name == project.of_real.encoder else features.encoder(name)
@@ -311,9 +313,8 @@ def random_sets(project: Project, draws: int) -> None:
             others = np.array([measure(made[drawn_like(project, kept, k)], real) for k in range(most)])
             low, high = np.percentile(others, (2.5, 97.5))
             line = f"{others.mean():.4g} ({low:.4g} to {high:.4g})"
-            print(
-                f"{name:26s}{measure.__name__.upper():8s}{value:10.4g}  {line:30s}{(others <= value).sum():12d} of {most}"
-            )
+            no_worse = f"{(others <= value).sum()} of {most}"
+            print(f"{name:26s}{measure.__name__.upper():8s}{value:10.4g}  {line:30s}{no_worse:>20s}")
 
 
 def drawn_like(project: Project, kept: np.ndarray, draw: int) -> np.ndarray:

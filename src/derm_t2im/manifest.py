@@ -44,7 +44,7 @@ COLUMNS: dict[str, str] = {
     "phash": "string",  # 64-bit perceptual hash, 16 hex digits
     # measured on the image (imaging/)
     "sharpness": "double",
-    "detail": "double",
+    "fine_detail": "double",
     "exposure": "double",
     "colour_cast": "double",
     "dark_corner": "double",

@@ -232,10 +232,3 @@ def kinds_of_pairs(table: pd.DataFrame, near: np.ndarray) -> dict[str, int]:
         "across_labels": differ("label"),
         "across_roles": differ("role"),
     }
-
-
-def seen_by_generator(splits: pd.DataFrame) -> pd.DataFrame:
-    """The rows that can have been copied: the seed images, or all of train where none are marked."""
-    train = splits[splits["split"] == "train"]
-    marked = train[train["seed_image"].fillna(False).astype(bool)] if "seed_image" in train else train.iloc[:0]
-    return train if marked.empty else marked

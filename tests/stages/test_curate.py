@@ -55,7 +55,7 @@ def test_the_stage_finds_planted_defects_and_is_the_same_byte_for_byte(project, 
     assert metrics["kept"] + sum(metrics["rejected"].values()) == 60
     assert metrics["balance"] == 1.0
     said = capsys.readouterr().err
-    assert f"{metrics['shortfall']} images short of curate.keep=720" in said
+    assert f"{metrics['shortfall']} images short of curate.keep=360" in said
     assert f"generate.images={metrics['generate_images_needed']}" in said
     assert str(paths.CURATED_MANIFEST) in said
 

@@ -80,7 +80,7 @@ def curate(
 
     Args:
         pool: The synthetic images.
-        real: Manifest of the real images with ``split``, ``label``, ``detail`` and, where known,
+        real: Manifest of the real images with ``split``, ``label``, ``fine_detail`` and, where known,
             ``group_id``.
         real_matrix: Their features, rows in step.
         decisions: What reviewers said.
@@ -130,17 +130,17 @@ def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, pool: pd.D
     close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, len(pool)))
     if not np.isfinite(close):
         raise UserError("curate needs training images of at least two lesions: raise split.train.")
-    if lacking := [name for name, one in (("real", real), ("synthetic", pool)) if "detail" not in one]:
+    if lacking := [name for name, one in (("real", real), ("synthetic", pool)) if "fine_detail" not in one]:
         raise UserError(
-            f"The {' and '.join(lacking)} images have no measured detail (column `detail` of the manifest): run "
+            f"The {' and '.join(lacking)} images have no measured detail (column `fine_detail` of the manifest): run "
             "`dvc repro preprocess generate`."
         )
-    detail = real.loc[train, "detail"].to_numpy(dtype=np.float64, na_value=np.nan)
+    detail = real.loc[train, "fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan)
     detail = detail[np.isfinite(detail)]
     if not len(detail):
         raise UserError("The real training images have no measured detail: run `dvc repro preprocess`.")
     # A small autoencoder softens all it draws: a blurred image stands out from its own pool.
-    own = np.nanmedian(pool["detail"].to_numpy(dtype=np.float64, na_value=np.nan))
+    own = np.nanmedian(pool["fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan))
     softness = min(1.0, own / np.median(detail)) if np.isfinite(own) and np.median(detail) > 0 else 1.0
     distances = neighbours.nearest(matrix[heldout], matrix[train])[1]
     return rules.limits(settings, detail * softness, distances, close), int(heldout.sum())

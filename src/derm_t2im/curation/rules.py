@@ -29,12 +29,12 @@ REJECTED = "rejected"
 REASONS: dict[str, str] = {
     "reviewer": "a person discarded it",
     "unmeasured": "a value that the rules need could not be measured",
-    "hair": "hair covers too much of it",
     "ruler": "it shows a ruler",
     "ink": "it shows ink marks",
+    "hair": "hair covers too much of it",
     "blur": "it has less fine detail than its pool, given how much real images vary",
     "off_manifold": "it is farther from every real training image than held-out real images are",
-    "copy": "it repeats an image that the generator has seen",
+    "copy": "it repeats a real training image",
     "label_disagreement": "the probe does not see the label that the prompt asked for",
     "low_uniqueness": "too many others look like it",
     "near_duplicate": "another image that stays looks the same",
@@ -46,7 +46,7 @@ MEASURED = (
     "hair_fraction",
     "ruler",
     "ink",
-    "detail",
+    "fine_detail",
     "nearest_real_distance",
     "label_probability",
     "uniqueness",
@@ -73,14 +73,12 @@ class Limits:
     close_share: float
 
 
-def limits(
-    settings: Curate, real_detail: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float
-) -> Limits:
+def limits(settings: Curate, real_detail: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float) -> Limits:
     """Bounds from the parameters and from what real images look like.
 
     Args:
         settings: Section `curate`.
-        real_detail: ``detail`` of the real training images, scaled to the pool's median where that is lower.
+        real_detail: ``fine_detail`` of the real training images, scaled to the pool's median where that is lower.
         heldout_distances: Distance of each held-out real image to the nearest training image:
             the null that outliers are judged against.
         near_duplicate: Distance within which two synthetic images look the same.
@@ -155,10 +153,10 @@ def judge(table: pd.DataFrame, bounds: Limits) -> Findings:
     value = {name: table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in MEASURED}
     tests = (
         ("unmeasured", ~np.isfinite(np.stack(list(value.values()))).all(axis=0)),
-        ("hair", value["hair_fraction"] > bounds.hair),
         ("ruler", value["ruler"] > bounds.ruler),
         ("ink", value["ink"] > bounds.ink),
-        ("blur", value["detail"] < bounds.detail),
+        ("hair", value["hair_fraction"] > bounds.hair),  # after ink, whose thin strokes count as hair too
+        ("blur", value["fine_detail"] < bounds.detail),
         ("off_manifold", value["nearest_real_distance"] > bounds.off_manifold),
         ("copy", table["copy_of"].notna().to_numpy(dtype=bool)),
         ("label_disagreement", value["label_probability"] < bounds.label_probability),
@@ -186,8 +184,8 @@ def _explain(reason: str, row: pd.Series, bounds: Limits) -> str:
         return f"The score for {what} is {row[reason]:.2f}; at most {getattr(bounds, reason):.2f} is allowed."
     if reason == "blur":
         return (
-            f"Its finest detail has {row['detail']:.4g} of the contrast of coarser detail; this pool, varying as real "
-            f"images do, has at least {bounds.detail:.4g}."
+            f"Its finest detail has {row['fine_detail']:.4g} of the contrast of coarser detail; this pool, varying as "
+            f"real images do, has at least {bounds.detail:.4g}."
         )
     if reason == "off_manifold":
         return (

@@ -13,11 +13,11 @@ import numpy as np
 from derm_t2im.imaging import hair, lesion, tone
 from derm_t2im.vocabulary import tone_of
 
-DETAIL_SIDE = 128  # larger images are shrunk to this for `detail`
+DETAIL_SIDE = 128  # larger images are shrunk to this for `fine_detail`
 
 COLUMNS = (
     "sharpness",
-    "detail",
+    "fine_detail",
     "exposure",
     "colour_cast",
     "dark_corner",
@@ -43,7 +43,7 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None, bare: np.nda
         bare: uint8 (h, w, 3), the image without hair; made here where not given.
 
     Returns:
-        ``sharpness`` (0..1), ``detail`` (a ratio), ``exposure`` (mean lightness, 0..1), ``colour_cast`` (degrees),
+        ``sharpness`` (0..1), ``fine_detail`` (a ratio), ``exposure`` (mean lightness, 0..1), ``colour_cast`` (degrees),
         ``dark_corner``, ``ruler``, ``ink``, ``gel_bubble`` (scores, 0..1), ``hair_fraction`` (share
         of the image), ``lesion_*`` (:func:`derm_t2im.imaging.lesion.describe`), ``ita`` (degrees),
         ``tone`` (its name).
@@ -59,7 +59,7 @@ def measure(rgb: np.ndarray, hair_pixels: np.ndarray | None = None, bare: np.nda
     angle = tone.ita(bare, skin)
     return {
         "sharpness": sharpness(bare),
-        "detail": detail(bare),
+        "fine_detail": fine_detail(bare),
         "exposure": float(np.mean(colour[..., 0][~frame])) / 100 if not frame.all() else 0.0,
         "colour_cast": colour_cast(bare, frame),
         "dark_corner": dark_corner(colour, skin),
@@ -88,7 +88,7 @@ def sharpness(rgb: np.ndarray) -> float:
     return min(scores)
 
 
-def detail(rgb: np.ndarray) -> float:
+def fine_detail(rgb: np.ndarray) -> float:
     """Contrast of the finest detail over that of detail twice as coarse, about 0.2 (blurred) to 1.
 
     Root mean squares of what lies below 2 %, and between 2 and 4 % of the side. :func:`sharpness` asks how

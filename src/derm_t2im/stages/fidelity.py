@@ -15,7 +15,6 @@ from derm_t2im.imaging.io import read_stack
 from derm_t2im.params import load
 from derm_t2im.params.fidelity import Fidelity
 from derm_t2im.progress import say
-from derm_t2im.splits import seen_by_generator
 from derm_t2im.state import write_json
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ def run() -> None:
         real, made, real_features.classes, settings.neighbours, settings.bootstrap, settings.seed, equal_length=own
     )
 
-    seen = seen_by_generator(splits)
-    if seen.empty:
-        raise UserError(f"{paths.SPLITS_MANIFEST} has no training images: nothing can have been copied from.")
+    seen = _seen_by_generator(splits)
     encode = features.encoder(real_features.encoder, real_features.weights)
     search = Search(assess.views(_batches(seen), encode), assess.spaces(real), settings.copy_quantile)
     found = search.find(assess.spaces(made))
@@ -68,6 +65,16 @@ def run() -> None:
         f"fidelity: KID {out['all']['kid']:.3g} (real against real up to {out['all']['kid_floor_high']:.3g}), "
         f"{found.rate.value:.1%} copies, {paths.FIDELITY_METRICS}"
     )
+
+
+def _seen_by_generator(splits: pd.DataFrame) -> pd.DataFrame:
+    """The images that can have been copied: the seed images, or all of train where none are marked."""
+    train = splits[splits["split"] == "train"]
+    marked = train[train["seed_image"].fillna(False).astype(bool)] if "seed_image" in train else train.iloc[:0]
+    seen = train if marked.empty else marked
+    if seen.empty:
+        raise UserError(f"{paths.SPLITS_MANIFEST} has no training images: nothing can have been copied from.")
+    return seen
 
 
 def _images(table: pd.DataFrame, known: features.Features) -> assess.Images:
