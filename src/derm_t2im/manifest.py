@@ -44,6 +44,7 @@ COLUMNS: dict[str, str] = {
     "phash": "string",  # 64-bit perceptual hash, 16 hex digits
     # measured on the image (imaging/)
     "sharpness": "double",
+    "fine_detail": "double",
     "exposure": "double",
     "colour_cast": "double",
     "dark_corner": "double",
@@ -84,6 +85,7 @@ COLUMNS: dict[str, str] = {
     # what curation found
     "nearest_real_id": "string",
     "nearest_real_distance": "double",
+    "copy_of": "string",  # a real image that it repeats
     "nearest_synthetic_id": "string",
     "nearest_synthetic_distance": "double",
     "uniqueness": "double",

@@ -42,7 +42,7 @@ def world():
             "label": ["benign", "malignant"] * 60,
             "split": splits,
             "group_id": [f"g{i:03d}" for i in range(120)],
-            "sharpness": rng.uniform(0.5, 1, 120),
+            "fine_detail": rng.uniform(0.5, 1, 120),
         }
     )
     n = 40
@@ -53,7 +53,7 @@ def world():
             "kind": "synthetic",
             "sha256": [f"h{i}" for i in range(n)],
             "label": ["benign", "malignant"] * (n // 2),
-            "sharpness": 0.8,
+            "fine_detail": 0.8,
             "hair_fraction": 0.0,
             "ruler": 0.0,
             "ink": 0.0,
@@ -66,11 +66,14 @@ def world():
     return table, matrix, probability, real, real_matrix
 
 
-def run(world, decisions=(), **settings) -> Outcome:
+def run(world, decisions=(), copy_of=None, twins=(), **settings) -> Outcome:
     table, matrix, probability, real, real_matrix = world
     other = table["label"].map({"benign": "malignant", "malignant": "benign"})
     opinion = np.where(probability > 0.5, table["label"], other).astype(object)
-    pool = Pool(table, matrix, probability, opinion, np.maximum(probability, 1 - probability))
+    copies = table["image_id"].map(copy_of or {}).astype(object).where(lambda ids: ids.notna(), None)
+    pairs = np.array(twins, int).reshape(-1, 2)
+    sure = np.maximum(probability, 1 - probability)
+    pool = Pool(table, matrix, probability, opinion, sure, copies.to_numpy(), pairs)
     values = {"keep": 40, "off_manifold_quantile": 0.9999, "near_duplicate_quantile": 1e-6} | settings
     return curate(pool, real, real_matrix, list(decisions), Curate(**values), brute_uniqueness, brute_duplicates)
 
@@ -100,7 +103,7 @@ def test_planted_defects_are_found_for_their_reason(world):
     probability[6] = 0.1
     matrix[8] = matrix[10] + 1e-6
     probability[8] = 0.8
-    outcome = run(world)
+    outcome = run(world, copy_of={"s000": "r005"})
     assert [row(outcome, f"s{i:03d}")["reason"] for i in (0, 2, 4, 6, 8)] == [
         "copy",
         "off_manifold",
@@ -111,6 +114,25 @@ def test_planted_defects_are_found_for_their_reason(world):
     assert row(outcome, "s000")["nearest_real_id"] == "r005"
     assert "s010" in row(outcome, "s008")["explanation"]
     assert outcome.metrics["rejected"]["copy"] >= 1
+
+
+def test_one_of_several_that_show_one_picture_stays(world):
+    probability = world[2]
+    probability[[3, 5, 7]] = 0.7, 0.95, 0.8
+    outcome = run(world, twins=[(3, 5), (3, 7), (5, 7), (9, 11)])
+    reasons = [row(outcome, f"s{i:03d}")["reason"] for i in (3, 5, 7)]
+    assert reasons[0] == reasons[2] == "near_duplicate" and pd.isna(reasons[1])
+    assert row(outcome, "s003")["explanation"] == "It shows the same picture as s005, which stays."
+    assert outcome.metrics["rejected"]["near_duplicate"] >= 3
+
+    wanted = run(world, [Decision("s003", "keep", "", "ann", "2026-01-02")], twins=[(3, 5)])
+    assert {"s003"} <= kept(wanted) and row(wanted, "s005")["reason"] == "near_duplicate"
+
+
+def test_images_that_were_never_measured_are_said(world):
+    lacking = (world[0].drop(columns="fine_detail"), *world[1:])
+    with pytest.raises(UserError, match=r"synthetic images have no measured detail .*dvc repro"):
+        run(lacking)
 
 
 def test_the_twin_of_a_rejected_image_stays(world):

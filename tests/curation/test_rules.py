@@ -14,10 +14,11 @@ from derm_t2im.params.curate import Curate
 BOUNDS = rules.limits(Curate(min_uniqueness=0.1), np.linspace(0.5, 1, 101), np.linspace(1, 3, 101), 0.1)
 GOOD = {
     "label": "benign",
-    "hair_fraction": 0.01,
+    "hair_fraction": 0.004,
     "ruler": 0.0,
     "ink": 0.0,
-    "sharpness": 0.8,
+    "fine_detail": 0.8,
+    "copy_of": None,
     "nearest_real_id": "real-1",
     "nearest_real_distance": 2.0,
     "label_probability": 0.9,
@@ -25,15 +26,15 @@ GOOD = {
     "uniqueness": 0.5,
 }
 BAD = {
-    "hair": {"hair_fraction": 0.0801},
+    "hair": {"hair_fraction": 0.0051},
     "ruler": {"ruler": 0.51},
     "ink": {"ink": 0.51},
-    "blur": {"sharpness": 0.504},
+    "blur": {"fine_detail": 0.504},
     "off_manifold": {"nearest_real_distance": 2.99},
-    "copy": {"nearest_real_distance": 1.01},
+    "copy": {"copy_of": "real-7"},
     "label_disagreement": {"label_probability": 0.29},
     "low_uniqueness": {"uniqueness": 0.09},
-    "unmeasured": {"sharpness": np.nan},
+    "unmeasured": {"fine_detail": np.nan},
 }
 
 
@@ -42,8 +43,7 @@ def judge(*rows: dict) -> rules.Findings:
 
 
 def test_limits_are_quantiles_of_the_real_images():
-    assert BOUNDS.sharpness == pytest.approx(0.505)
-    assert (BOUNDS.copy, BOUNDS.off_manifold) == (pytest.approx(1.02), pytest.approx(2.98))
+    assert (BOUNDS.detail, BOUNDS.off_manifold) == (pytest.approx(0.505), pytest.approx(2.98))
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -55,10 +55,8 @@ def test_each_rule_rejects_with_its_reason_and_a_sentence(reason):
 
 
 def test_an_image_exactly_at_a_limit_stays():
-    at = {"hair_fraction": BOUNDS.hair, "ruler": BOUNDS.ruler, "sharpness": BOUNDS.sharpness}
-    assert judge(
-        at, {"nearest_real_distance": BOUNDS.copy}, {"nearest_real_distance": BOUNDS.off_manifold}
-    ).passed.all()
+    at = {"hair_fraction": BOUNDS.hair, "ruler": BOUNDS.ruler, "fine_detail": BOUNDS.detail}
+    assert judge(at, {"nearest_real_distance": BOUNDS.off_manifold}).passed.all()
 
 
 def test_the_first_reason_in_the_order_of_the_table_counts():
@@ -70,9 +68,10 @@ def test_the_first_reason_in_the_order_of_the_table_counts():
 
 def test_the_explanation_names_what_was_measured_and_what_is_allowed():
     assert judge(BAD["copy"]).explanation[0] == (
-        "It is 1.01 from the real training image real-1; only 1.00% of held-out real images are within 1.02 of one."
+        "It repeats the real training image real-7, maybe turned or cropped: only 1.00% of held-out real images "
+        "stand so much nearer to one than to the next ones."
     )
-    assert judge(BAD["unmeasured"]).explanation[0] == "Not measured: sharpness."
+    assert judge(BAD["unmeasured"]).explanation[0] == "Not measured: fine_detail."
 
 
 def test_missing_values_of_nullable_columns_count_as_unmeasured():

@@ -43,6 +43,14 @@ def test_blur_lowers_sharpness_step_by_step(picture: np.ndarray) -> None:
     assert values[0] > 2 * values[-1]
 
 
+def test_fine_detail_follows_the_blur_and_not_the_size_or_the_light(picture: np.ndarray) -> None:
+    sharp = quality.fine_detail(picture)
+    blurred = [quality.fine_detail(cv2.GaussianBlur(picture, (0, 0), sigma)) for sigma in (1, 2, 4)]
+    assert [sharp, *blurred] == sorted([sharp, *blurred], reverse=True)
+    assert quality.fine_detail((picture * 0.6).astype(np.uint8)) == pytest.approx(sharp, rel=0.05)
+    assert quality.fine_detail(np.repeat(np.repeat(picture, 3, 0), 3, 1)) == pytest.approx(sharp, rel=0.05)
+
+
 def test_light_and_its_colour(picture: np.ndarray) -> None:
     darker = (picture * 0.6).astype(np.uint8)
     warmer = np.clip(picture * [1.1, 1.0, 0.7], 0, 255).astype(np.uint8)

@@ -34,6 +34,8 @@ class Pool:
         probability: Of the prompted label, (n,); NaN for a label that the probe does not know.
         opinion: The label that the probe sees, (n,).
         confidence: Its probability, (n,).
+        copy_of: Id of the real image that each repeats, None for none, object (n,).
+        twins: Pairs of rows that show one picture, int (m, 2): what the features may not tell.
     """
 
     table: pd.DataFrame
@@ -41,6 +43,8 @@ class Pool:
     probability: np.ndarray
     opinion: np.ndarray
     confidence: np.ndarray
+    copy_of: np.ndarray
+    twins: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def curate(
 
     Args:
         pool: The synthetic images.
-        real: Manifest of the real images with ``split``, ``label``, ``sharpness`` and, where known,
+        real: Manifest of the real images with ``split``, ``label``, ``fine_detail`` and, where known,
             ``group_id``.
         real_matrix: Their features, rows in step.
         decisions: What reviewers said.
@@ -93,7 +97,7 @@ def curate(
     found = rules.judge(table, bounds)
     verdicts = review.settle(decisions, table)
     wanted = _obey(table, found, verdicts)
-    _thin(table, pool.matrix, found, wanted, bounds, near_duplicates)
+    _thin(table, pool, found, wanted, bounds, near_duplicates)
     classes = sorted(real.loc[real["split"] == "train", "label"].dropna().unique())
     passed = found.passed
     balance = rules.balance(
@@ -127,15 +131,20 @@ def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, pool: pd.D
     close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, len(pool)))
     if not np.isfinite(close):
         raise UserError("curate needs training images of at least two lesions: raise split.train.")
-    sharpness = real.loc[train, "sharpness"].to_numpy(dtype=np.float64, na_value=np.nan)
-    sharpness = sharpness[np.isfinite(sharpness)]
-    if not len(sharpness):
-        raise UserError("The real training images have no measured sharpness: run `dvc repro preprocess`.")
+    if lacking := [name for name, one in (("real", real), ("synthetic", pool)) if "fine_detail" not in one]:
+        raise UserError(
+            f"The {' and '.join(lacking)} images have no measured detail (column `fine_detail` of the manifest): run "
+            "`dvc repro preprocess generate`."
+        )
+    detail = real.loc[train, "fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan)
+    detail = detail[np.isfinite(detail)]
+    if not len(detail):
+        raise UserError("The real training images have no measured detail: run `dvc repro preprocess`.")
     # A small autoencoder softens all it draws: a blurred image stands out from its own pool.
-    own = np.nanmedian(pool["sharpness"].to_numpy(dtype=np.float64, na_value=np.nan))
-    softness = min(1.0, own / np.median(sharpness)) if np.isfinite(own) and np.median(sharpness) > 0 else 1.0
+    own = np.nanmedian(pool["fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan))
+    softness = min(1.0, own / np.median(detail)) if np.isfinite(own) and np.median(detail) > 0 else 1.0
     distances = neighbours.nearest(matrix[heldout], matrix[train])[1]
-    return rules.limits(settings, sharpness * softness, distances, close), int(heldout.sum())
+    return rules.limits(settings, detail * softness, distances, close), int(heldout.sum())
 
 
 def _place(
@@ -153,6 +162,7 @@ def _place(
     table["uniqueness"] = uniqueness(ids.tolist(), pool.matrix)
     table["label_probability"] = np.round(pool.probability.astype(np.float64), 6)
     table["probe_label"] = pool.opinion
+    table["copy_of"] = pool.copy_of
     table["probe_confidence"] = np.round(pool.confidence.astype(np.float64), 6)
 
 
@@ -173,7 +183,7 @@ def _obey(table: pd.DataFrame, found: Findings, verdicts: Verdicts) -> np.ndarra
 
 def _thin(
     table: pd.DataFrame,
-    matrix: np.ndarray,
+    pool: Pool,
     found: Findings,
     wanted: np.ndarray,
     bounds: Limits,
@@ -181,12 +191,25 @@ def _thin(
 ) -> None:
     """Reject all but one of images that look the same, among those that no rule rejected.
 
-    A reviewer's image stays; else the one in which the probe sees its label more clearly.
+    A reviewer's image stays; else the one in which the probe sees its label more clearly. The pictures
+    decide first, then the features.
     """
     ids = table["image_id"].tolist()
     probability = np.nan_to_num(table["label_probability"].to_numpy(dtype=np.float64, na_value=np.nan))
     order = sorted(np.flatnonzero(found.passed), key=lambda i: (not wanted[i], -probability[i], ids[i]))
-    twins = near_duplicates([ids[i] for i in order], matrix[order], bounds.near_duplicate)
+    twin: dict[int, list[int]] = {}
+    for a, b in pool.twins.tolist():
+        twin.setdefault(a, []).append(b)
+        twin.setdefault(b, []).append(a)
+    stays: dict[int, None] = {}
+    for i in order:
+        like = next((j for j in twin.get(int(i), []) if j in stays), None)
+        if like is not None and not wanted[i]:
+            found.note(i, "near_duplicate", f"It shows the same picture as {ids[like]}, which stays.")
+        else:
+            stays[int(i)] = None
+    order = list(stays)
+    twins = near_duplicates([ids[i] for i in order], pool.matrix[order], bounds.near_duplicate)
     for i in order:
         if ids[i] in twins and not wanted[i]:
             like, apart = twins[ids[i]]

@@ -109,6 +109,17 @@ def close_distance(points: np.ndarray, groups: np.ndarray, share: float) -> floa
     return float(_rounded(closest[-1] * (share * n / len(closest)) ** spread))
 
 
+def pairs_within(points: np.ndarray, distance: float) -> np.ndarray:
+    """Pairs of rows of ``points`` (n, d) at most ``distance`` apart, int (m, 2), first < second, sorted."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(points) < 2:
+        return np.empty((0, 2), np.intp)
+    near = NearestNeighbors(radius=distance).fit(points).radius_neighbors_graph(points).tocoo()
+    pairs = np.stack([near.row, near.col], axis=1)[near.row < near.col].astype(np.intp)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
 def flat_map(points: np.ndarray) -> np.ndarray:
     """First two principal components, float64 (n, 2), rounded to four decimals; zeros where there are none.
 

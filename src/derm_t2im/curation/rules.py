@@ -29,12 +29,12 @@ REJECTED = "rejected"
 REASONS: dict[str, str] = {
     "reviewer": "a person discarded it",
     "unmeasured": "a value that the rules need could not be measured",
-    "hair": "hair covers too much of it",
     "ruler": "it shows a ruler",
     "ink": "it shows ink marks",
-    "blur": "it is less sharp than its pool, given how much real images vary",
+    "hair": "hair covers too much of it",
+    "blur": "it has less fine detail than its pool, given how much real images vary",
     "off_manifold": "it is farther from every real training image than held-out real images are",
-    "copy": "it is closer to a real training image than held-out real images are",
+    "copy": "it repeats a real training image",
     "label_disagreement": "the probe does not see the label that the prompt asked for",
     "low_uniqueness": "too many others look like it",
     "near_duplicate": "another image that stays looks the same",
@@ -46,7 +46,7 @@ MEASURED = (
     "hair_fraction",
     "ruler",
     "ink",
-    "sharpness",
+    "fine_detail",
     "nearest_real_distance",
     "label_probability",
     "uniqueness",
@@ -57,16 +57,15 @@ MEASURED = (
 class Limits:
     """The bounds behind the rules, in the units of the columns they bound.
 
-    ``far_share`` and ``close_share`` are the shares of held-out real images beyond ``off_manifold``
-    and ``copy``.
+    ``far_share`` is the share of held-out real images beyond ``off_manifold``, ``close_share`` that of
+    those that the search for copies may flag.
     """
 
     hair: float
     ruler: float
     ink: float
-    sharpness: float
+    detail: float
     off_manifold: float
-    copy: float
     label_probability: float
     uniqueness: float
     near_duplicate: float
@@ -74,36 +73,33 @@ class Limits:
     close_share: float
 
 
-def limits(
-    settings: Curate, real_sharpness: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float
-) -> Limits:
+def limits(settings: Curate, real_detail: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float) -> Limits:
     """Bounds from the parameters and from what real images look like.
 
     Args:
         settings: Section `curate`.
-        real_sharpness: Sharpness of the real training images, scaled to the pool's median where that is lower.
+        real_detail: ``fine_detail`` of the real training images, scaled to the pool's median where that is lower.
         heldout_distances: Distance of each held-out real image to the nearest training image:
-            the null that copies and outliers are judged against.
+            the null that outliers are judged against.
         near_duplicate: Distance within which two synthetic images look the same.
 
     Raises:
         ValueError: if one of the arrays is empty or not finite.
     """
-    for name, values in (("sharpness", real_sharpness), ("distances", heldout_distances)):
+    for name, values in (("detail", real_detail), ("distances", heldout_distances)):
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"the real images' {name} must be finite and not empty")
     return Limits(
         hair=settings.max_hair_fraction,
         ruler=settings.max_ruler,
         ink=settings.max_ink,
-        sharpness=float(np.quantile(real_sharpness, settings.sharpness_quantile))
+        detail=float(np.quantile(real_detail, settings.sharpness_quantile))
         if settings.sharpness_quantile > 0
         else -math.inf,
         # 0 above and 1 here turn the rule off: every distance is within the last quantile of an endless set
         off_manifold=float(np.quantile(heldout_distances, settings.off_manifold_quantile))
         if settings.off_manifold_quantile < 1
         else math.inf,
-        copy=float(np.quantile(heldout_distances, settings.copy_quantile)),
         label_probability=settings.min_label_probability,
         uniqueness=settings.min_uniqueness,
         near_duplicate=near_duplicate,
@@ -150,19 +146,19 @@ def judge(table: pd.DataFrame, bounds: Limits) -> Findings:
     near-duplicates and the surplus.
 
     Args:
-        table: Rows with the columns :data:`MEASURED`, ``label``, ``nearest_real_id`` and
-            ``probe_label``.
+        table: Rows with the columns :data:`MEASURED`, ``label``, ``nearest_real_id``, ``probe_label`` and
+            ``copy_of``, the id of a real image that it repeats, or None.
         bounds: The bounds.
     """
     value = {name: table[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in MEASURED}
     tests = (
         ("unmeasured", ~np.isfinite(np.stack(list(value.values()))).all(axis=0)),
-        ("hair", value["hair_fraction"] > bounds.hair),
         ("ruler", value["ruler"] > bounds.ruler),
         ("ink", value["ink"] > bounds.ink),
-        ("blur", value["sharpness"] < bounds.sharpness),
+        ("hair", value["hair_fraction"] > bounds.hair),  # after ink, whose thin strokes count as hair too
+        ("blur", value["fine_detail"] < bounds.detail),
         ("off_manifold", value["nearest_real_distance"] > bounds.off_manifold),
-        ("copy", value["nearest_real_distance"] < bounds.copy),
+        ("copy", table["copy_of"].notna().to_numpy(dtype=bool)),
         ("label_disagreement", value["label_probability"] < bounds.label_probability),
         ("low_uniqueness", value["uniqueness"] < bounds.uniqueness),
     )
@@ -188,8 +184,8 @@ def _explain(reason: str, row: pd.Series, bounds: Limits) -> str:
         return f"The score for {what} is {row[reason]:.2f}; at most {getattr(bounds, reason):.2f} is allowed."
     if reason == "blur":
         return (
-            f"Its sharpness is {row['sharpness']:.4g}; this pool, varying as real images do, "
-            f"has at least {bounds.sharpness:.4g}."
+            f"Its finest detail has {row['fine_detail']:.4g} of the contrast of coarser detail; this pool, varying as "
+            f"real images do, has at least {bounds.detail:.4g}."
         )
     if reason == "off_manifold":
         return (
@@ -198,8 +194,8 @@ def _explain(reason: str, row: pd.Series, bounds: Limits) -> str:
         )
     if reason == "copy":
         return (
-            f"It is {row['nearest_real_distance']:.4g} from the real training image {row['nearest_real_id']}; "
-            f"only {bounds.close_share:.2%} of held-out real images are within {bounds.copy:.4g} of one."
+            f"It repeats the real training image {row['copy_of']}, maybe turned or cropped: only "
+            f"{bounds.close_share:.2%} of held-out real images stand so much nearer to one than to the next ones."
         )
     if reason == "label_disagreement":
         return (

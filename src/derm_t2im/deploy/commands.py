@@ -1,4 +1,4 @@
-"""`derm-t2im predict`."""
+"""`derm-t2im predict` and `derm-t2im opinions`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,67 @@ def predict(
     say(f"{len(files) - failed} of {len(files)} images predicted with {with_what}{where}. {card.intended_use}")
     if failed == len(files):
         raise typer.Exit(1)
+
+
+def opinions(
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX files, timm checkpoints or folders of networks.", metavar="MODEL...")
+    ],
+    manifest: Annotated[Path, typer.Option(help="Images to judge.")] = paths.SYNTHETIC_MANIFEST,
+    real: Annotated[Path, typer.Option(help="Real images to compare with: those of its test split.")] = (
+        paths.SPLITS_MANIFEST
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for opinions.json and opinions.parquet.")] = Path(
+        "reports/opinions"
+    ),
+    segmenter: Annotated[str, typer.Option(help="SAM, as a folder or hub id: its lesion beside our mask.")] = "",
+) -> None:
+    """Ask other classifiers what they see in each synthetic image, and in real ones.
+
+    A model of one's own needs a description beside it: docs/opinions.md.
+    """
+    import pandas as pd
+
+    from derm_t2im import manifest as tables
+    from derm_t2im.deploy import opinions as other
+    from derm_t2im.deploy import segment
+    from derm_t2im.progress import say
+    from derm_t2im.state import write_atomic, write_json
+
+    classifiers = [other.load(path) for path in models]
+    names = [one.name for one in classifiers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two models are called {', '.join(twice)}: rename a file, or its folder if it is model.onnx.")
+    ask = segment.segmenter(segmenter) if segmenter else None
+    made = tables.read(manifest)
+    held = tables.read(real)
+    held = held[held["split"] == "test"]
+    images, of_real = other.read(made, manifest), other.read(held, real)
+    found: dict[str, Any] = {"models": {}, "masks": {}}
+    seen = pd.DataFrame({"image_id": made["image_id"].astype(str), "label": made["label"].astype(str)})
+    for one in classifiers:
+        view = other.view(one, images, made["label"].tolist())
+        beside = other.view(one, of_real, held["label"].tolist())
+        seen[f"{one.name}_probability"], seen[f"{one.name}_class"] = view["probability"], view["class"].astype(str)
+        said = view["class"].tolist()
+        found["models"][one.name] = {
+            **other.agreement(said, made["label"].tolist()),
+            "per_class": other.by(said, made, "label"),
+            "per_sampler": other.by(said, made, "sampler") if "sampler" in made else {},
+            "real": other.agreement(beside["class"].tolist(), held["label"].tolist()) if len(held) else {},
+        }
+    found["masks"]["synthetic"] = segment.compare(images, [None] * len(images), ask)
+    found["masks"]["real"] = segment.compare(of_real, other.truths(held), ask)
+    write_atomic(out / "opinions.parquet", seen.to_parquet(index=False))
+    write_json(out / "opinions.json", found)
+    for name, figures in found["models"].items():
+        beside = f"; {figures['real']['agreement']:.1%} of {figures['real']['n']} real ones" if figures["real"] else ""
+        low, high = figures["agreement_low"], figures["agreement_high"]
+        say(
+            f"{name}: sees the class asked for in {figures['agreement']:.1%} ({low:.1%} to {high:.1%}) of "
+            f"{figures['n']} images{beside}"
+        )
+    say(f"opinions of {len(classifiers)} models: {out}")
 
 
 def default_model() -> Path:

@@ -116,6 +116,20 @@ def loaded_providers() -> tuple[str, ...]:
     return tuple(_session(tiny, [CUDA, CPU] if _has_nvidia() else [CPU], 1, "a test graph").get_providers())
 
 
+def open_session(path: Path) -> Any:
+    """Any ONNX file, on the CPU.
+
+    Raises:
+        UserError: if it is no ONNX file that runs here.
+    """
+    return _session(path.read_bytes(), [CPU], 0, str(path))
+
+
+def metadata(session: Any) -> dict[str, str]:
+    """The custom metadata of an opened file."""
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
 def _has_nvidia() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
 

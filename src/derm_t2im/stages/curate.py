@@ -7,16 +7,28 @@ does not give the same bytes: `derm-t2im browse` builds it from the manifest in 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from derm_t2im import features, manifest, paths
-from derm_t2im.curation import brain, review
+import numpy as np
+
+from derm_t2im import duplicates, features, manifest, paths
+from derm_t2im.curation import brain, neighbours, review, rules
 from derm_t2im.curation.decide import Outcome, Pool, curate
 from derm_t2im.errors import UserError
 from derm_t2im.features import Features
+from derm_t2im.fidelity import pixels
+from derm_t2im.fidelity.copies import Search
+from derm_t2im.imaging.io import read_stack
 from derm_t2im.params import load
 from derm_t2im.params.curate import Curate
 from derm_t2im.progress import say
 from derm_t2im.state import fingerprint, move_into_place, work_folder, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH = 256
 
 
 def run() -> None:
@@ -27,10 +39,12 @@ def run() -> None:
     real = manifest.read(paths.SPLITS_MANIFEST)
     real = real[real["split"] != "unused"].reset_index(drop=True)
     of_real = features.load(paths.FEATURES_REAL)
-    pool = _pool(features.load(paths.FEATURES_SYNTHETIC))
+    table = manifest.read(paths.SYNTHETIC_MANIFEST)
+    found = features.load(paths.FEATURES_SYNTHETIC)
     real_matrix = of_real.rows(real["image_id"])
-    if real_matrix.shape[1] != pool.matrix.shape[1]:
+    if real_matrix.shape[1] != found.matrix.shape[1]:
         raise UserError("Real and synthetic images were encoded differently: run `dvc repro embed`.")
+    pool = gather(table, found, real, settings)
     outcome = curate(pool, real, real_matrix, decisions, settings, brain.uniqueness, brain.near_duplicates)
     folder = work_folder("curate", fingerprint(settings))
     manifest.write(outcome.synthetic, folder / paths.CURATED_MANIFEST.name)
@@ -49,16 +63,72 @@ def _gate() -> None:
         raise UserError(f"The validation gate has {failures} critical failures: see {paths.VALIDATION_REPORT}.")
 
 
-def _pool(found: Features) -> Pool:
-    table = manifest.read(paths.SYNTHETIC_MANIFEST)
-    ids = table["image_id"].tolist()
+def gather(table: pd.DataFrame, found: Features, real: pd.DataFrame, settings: Curate) -> Pool:
+    """A pool and all that is known of it: features, the probe's opinion, copies, pictures that repeat.
+
+    Args:
+        table: Manifest of the synthetic images.
+        found: Their features.
+        real: Manifest of the real images with ``split``.
+        settings: Section `curate`.
+    """
+    ids, files = table["image_id"].tolist(), table["path"].tolist()
+    pictures = _pictures(files)
     return Pool(
         table,
         found.rows(ids),
         found.probability(ids, table["label"].tolist()),
         found.predicted(ids),
         found.probabilities[found.index(ids)].max(axis=1),
+        _copies(pictures, real, settings),
+        _twins(files, pictures, real, settings),
     )
+
+
+def _copies(pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+    """Id of the image that each of ``pictures`` repeats, None for none.
+
+    As `fidelity` searches, but among all of train, judged by images of val alone, and in small pictures, which
+    are turned and cropped: the encoder's features found no planted copy that these did not.
+    """
+    train, heldout = (real[real["split"] == name] for name in ("train", "val"))
+    if train.empty or heldout.empty:  # curate says what is wrong
+        return np.full(len(pictures), None, dtype=object)
+    views: list[list[np.ndarray]] = []
+    for images in _batches(train["path"].tolist()):
+        small = [pixels.thumbnails(crop) for crop in (images, *pixels.crops(images))]
+        views.append([pixels.standardised(view) for crop in small for view in pixels.turns(crop)])
+    references = np.stack([np.concatenate(view) for view in zip(*views, strict=True)])
+    null = {"pixels": _pictures(heldout["path"].tolist())}
+    copies = Search({"pixels": references}, null, settings.copy_quantile).find({"pixels": pictures})
+    return np.where(copies.flagged, train["image_id"].to_numpy(dtype=object)[copies.reference], None)
+
+
+def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+    """Pairs of rows that show one picture, int (m, 2).
+
+    By fine detail, whatever the turn and the crop, and by small pictures, which outlast compression: two
+    are as near as two real images of different lesions hardly ever are.
+    """
+    pairs = [duplicates.search(files).at]
+    train = real[real["split"] == "train"]
+    if len(train) > 1:
+        groups = train["group_id" if "group_id" in train else "image_id"].to_numpy(dtype=object).astype(str)
+        of_train = _pictures(train["path"].tolist())
+        limit = neighbours.close_distance(of_train, groups, rules.pair_share(settings, len(files)))
+        if np.isfinite(limit):
+            pairs.append(neighbours.pairs_within(pictures, limit))
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _pictures(files: list[str]) -> np.ndarray:
+    """Image files as small pictures of mean 0 and length 1, float32 (n, d)."""
+    return np.concatenate([pixels.standardised(pixels.thumbnails(batch)) for batch in _batches(files)])
+
+
+def _batches(files: list[str]) -> Iterator[np.ndarray]:
+    for start in range(0, len(files), BATCH):
+        yield read_stack(files[start : start + BATCH])
 
 
 def _report(outcome: Outcome, settings: Curate) -> None:
