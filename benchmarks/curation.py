@@ -362,6 +362,7 @@ def downstream(project: Project, arch: str, runs: int) -> None:
                 found[name].append(float(statistics.auc(score, truth, np.ones((1, len(truth))))[0]))
         for name, pair in found.items():
             gains[name].append((pair[0], pair[1]))
+            print(f"  {arch} {name} seed {seed}: kept {pair[0]:.3f}, random {pair[1]:.3f}", flush=True)
     for name, pairs in gains.items():
         values = np.array(pairs)
         gain = values[:, 0] - values[:, 1]

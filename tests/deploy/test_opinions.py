@@ -146,8 +146,16 @@ def test_a_segmenter_is_compared_with_our_mask_and_with_the_truth(project, tmp_p
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SamConfig(
-        vision_config={**small, "image_size": 64, "patch_size": 16, "output_channels": 16, "num_pos_feats": 8, "global_attn_indexes": [0],
-                       "mlp_dim": 16, "window_size": 2},
+        vision_config={
+            **small,
+            "image_size": 64,
+            "patch_size": 16,
+            "output_channels": 16,
+            "num_pos_feats": 8,
+            "global_attn_indexes": [0],
+            "mlp_dim": 16,
+            "window_size": 2,
+        },
         prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
         mask_decoder_config={**small, "mlp_dim": 16, "iou_head_hidden_dim": 16},
     )  # fmt: skip

@@ -196,18 +196,18 @@ def _thin(
     """
     ids = table["image_id"].tolist()
     probability = np.nan_to_num(table["label_probability"].to_numpy(dtype=np.float64, na_value=np.nan))
-    order = sorted(np.flatnonzero(found.passed), key=lambda i: (not wanted[i], -probability[i], ids[i]))
+    order = sorted(np.flatnonzero(found.passed).tolist(), key=lambda i: (not wanted[i], -probability[i], ids[i]))
     twin: dict[int, list[int]] = {}
     for a, b in pool.twins.tolist():
         twin.setdefault(a, []).append(b)
         twin.setdefault(b, []).append(a)
     stays: dict[int, None] = {}
     for i in order:
-        like = next((j for j in twin.get(int(i), []) if j in stays), None)
-        if like is not None and not wanted[i]:
-            found.note(i, "near_duplicate", f"It shows the same picture as {ids[like]}, which stays.")
+        same = next((j for j in twin.get(i, []) if j in stays), None)
+        if same is not None and not wanted[i]:
+            found.note(i, "near_duplicate", f"It shows the same picture as {ids[same]}, which stays.")
         else:
-            stays[int(i)] = None
+            stays[i] = None
     order = list(stays)
     twins = near_duplicates([ids[i] for i in order], pool.matrix[order], bounds.near_duplicate)
     for i in order:

@@ -109,11 +109,11 @@ def opinions(
     write_atomic(out / "opinions.parquet", seen.to_parquet(index=False))
     write_json(out / "opinions.json", found)
     for name, figures in found["models"].items():
-        beside = f"; {figures['real']['agreement']:.1%} of {figures['real']['n']} real ones" if figures["real"] else ""
+        of_them = f"; {figures['real']['agreement']:.1%} of {figures['real']['n']} real ones" if figures["real"] else ""
         low, high = figures["agreement_low"], figures["agreement_high"]
         say(
             f"{name}: sees the class asked for in {figures['agreement']:.1%} ({low:.1%} to {high:.1%}) of "
-            f"{figures['n']} images{beside}"
+            f"{figures['n']} images{of_them}"
         )
     say(f"opinions of {len(classifiers)} models: {out}")
 

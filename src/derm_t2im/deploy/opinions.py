@@ -174,10 +174,11 @@ def truths(table: pd.DataFrame) -> list[np.ndarray | None]:
     import cv2
 
     known = table["mask_path"].tolist() if "mask_path" in table else [None] * len(table)
-    return [
-        cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127 if isinstance(path, str) and Path(path).is_file() else None
-        for path in known
-    ]
+    masks: list[np.ndarray | None] = []
+    for path in known:
+        grey = cv2.imread(path, cv2.IMREAD_GRAYSCALE) if isinstance(path, str) else None
+        masks.append(None if grey is None else np.asarray(grey) > 127)
+    return masks
 
 
 def view(classifier: Classifier, images: Sequence[np.ndarray], labels: Sequence[str]) -> pd.DataFrame:

@@ -101,7 +101,9 @@ def _copies(pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.nd
     references = np.stack([np.concatenate(view) for view in zip(*views, strict=True)])
     null = {"pixels": _pictures(heldout["path"].tolist())}
     copies = Search({"pixels": references}, null, settings.copy_quantile).find({"pixels": pictures})
-    return np.where(copies.flagged, train["image_id"].to_numpy(dtype=object)[copies.reference], None)
+    of = train["image_id"].to_numpy(dtype=object)[copies.reference]
+    of[~copies.flagged] = None
+    return np.asarray(of)
 
 
 def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
