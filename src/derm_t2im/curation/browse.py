@@ -25,7 +25,7 @@ DEFAULT_PORT = 5151
 _DATASET = "curated"
 _ATTEMPTS = 3
 _PLUGIN = Path(__file__).parent / "plugin"
-_LOOK_SECONDS = 5.0  # between looks at the tags: what a crash of the database can cost
+_LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
 
 
 @dataclass

@@ -64,16 +64,18 @@ def browse(
         if open_:
             webbrowser.open(opened.url)
         in_order = room.wait(opened)
+        if not in_order:
+            say(
+                "Error: the App's database ended (killed, or the disk is full). What was tagged in its last seconds "
+                "may be lost: run `derm-t2im browse` again."
+            )
         changed, both = sessions.take(opened.tagged, name, paths.REVIEW_DECISIONS)
     _say_both(both)
     if changed:
         say(f"{changed} decisions of {name} written to {paths.REVIEW_DECISIONS}: `dvc repro curate` obeys them.")
     _say_conflicts()
     if not in_order:
-        raise UserError(
-            "The App's database ended (killed, or the disk is full): what was tagged in the last seconds may be lost; "
-            "run `derm-t2im browse` again."
-        )
+        raise typer.Exit(1)
 
 
 def _say_both(both: list[str]) -> None:

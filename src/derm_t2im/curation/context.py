@@ -16,7 +16,7 @@ from derm_t2im.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-NEIGHBOURS = 6
+NEIGHBOURS = 5
 _LOOK_BACK = 10  # different curated sets that are looked into
 _OUT = re.compile(rf"path: {re.escape(paths.CURATED.as_posix())}\n(?:\s+\w+: [^\n]*\n)*?\s+md5: ([0-9a-f]+)")
 

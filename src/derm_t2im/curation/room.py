@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BRAIN_KEY = "map"
+SAID = rf"^\s*({review.KEEP}|{review.DISCARD})\s*(:|$)"  # a tag that is a person's word
 SHOWN_PAIRS = 60  # near copies beside their real neighbour: that many looks are a person's patience
 
 #: Manifest columns by group of the sidebar. A column that no row fills is left out.
@@ -183,7 +184,7 @@ def with_neighbours(dataset: Any, ids: list[str]) -> list[list[tuple[str, str]]]
     for name, path, label, near, distances in chosen:
         row = [(path, f"**{name}** {label}")]
         row += [
-            (real[one][0], f"{apart:.4g}: {one} {real[one][1]}")
+            (real[one][0], f"**{apart:.4g}** {real[one][1]} {one}")
             for one, apart in zip(near or [], distances or [], strict=True)
             if one in real
         ]
@@ -304,7 +305,7 @@ def _arrange(fo: Any, dataset: Any, labels: list[str]) -> None:
         ],
     )
     # A synthetic image shows why it was rejected, a real one its split.
-    dataset.app_config.active_fields = fo.ActiveFields(paths=["tags", "label", "reason", "split"], exclude=False)
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["label", "reason", "split"], exclude=False)
     if dataset.has_brain_run(BRAIN_KEY):
         dataset.save_workspace("map", workspace(fo), description="The grid beside a map of the features")
 
@@ -365,6 +366,8 @@ def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, s
         save(f"kept: {label}", view, f"Kept images of the class {label}")
     view = dataset.match((of("kind") == "real") & (of("seed_image") == True))  # noqa: E712 - a query, not a test
     save("real seed images", view, "The real images that the generator has seen", "#2f7ed8")
+    said = {"tags": {"$regex": SAID, "$options": "i"}}
+    save("decided here", ours.match(said), "What was tagged keep or discard since the App was opened", "#d4a017")
     verdicts = review.settle(context.decisions, synthetic)
     if verdicts.conflicts:
         view = dataset.select([ids[name] for name in verdicts.conflicts], ordered=True)

@@ -44,7 +44,7 @@ def tags(about: dict[str, str]) -> list[Tagged]:
     import pymongo
     from pymongo.errors import PyMongoError
 
-    said = {"kind": "synthetic", "tags": {"$regex": rf"^\s*({review.KEEP}|{review.DISCARD})", "$options": "i"}}
+    said = {"kind": "synthetic", "tags": {"$regex": room.SAID, "$options": "i"}}
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             about["uri"], serverSelectionTimeoutMS=_PATIENCE

@@ -22,6 +22,10 @@ _REASONS = {
     "twin": "Looks like another synthetic image",
 }
 _SHOWN = 8  # images with their neighbours in the panel
+_SIDE = "84px"
+_HEIGHT = 360  # of the map, pixels: it does not grow with its panel
+_KEEP, _DISCARD = "keep", "discard"
+_URI = "@derm-t2im/curation/"
 
 
 def _chosen(ctx: Any) -> list[str]:
@@ -48,7 +52,7 @@ class Keep(foo.Operator):
     def config(self) -> Any:
         """What the App lists."""
         about = "Keep the selected synthetic images whatever the rules say"
-        return foo.OperatorConfig(name="keep", label="Keep", description=about, icon="check", view_target=False)
+        return foo.OperatorConfig(name=_KEEP, label="Keep", description=about, icon="check", view_target=False)
 
     def resolve_input(self, ctx: Any) -> Any:
         """No questions, but there must be a selection."""
@@ -75,7 +79,7 @@ class Discard(foo.Operator):
         """What the App lists."""
         about = "Discard the selected synthetic images, with the reason"
         return foo.OperatorConfig(
-            name="discard", label="Discard", description=about, icon="close", dynamic=True, view_target=False
+            name=_DISCARD, label="Discard", description=about, icon="close", dynamic=True, view_target=False
         )
 
     def resolve_input(self, ctx: Any) -> Any:
@@ -92,7 +96,7 @@ class Discard(foo.Operator):
             inputs.str("note", label="In your own words", description="Instead of the reason above, or beside it")
             if not _why(ctx.params):
                 inputs.view("why", types.Notice(label="Choose a reason or write one"), invalid=True)
-        return types.Property(inputs, view=types.View(label=f"Discard {n} images"))
+        return types.Property(inputs, view=types.PromptView(label=f"Discard {n} images", submit_button_label="Discard"))
 
     def resolve_placement(self, ctx: Any) -> Any:
         """A button above the grid."""
@@ -135,19 +139,23 @@ class NearestReal(foo.Panel):
         ctx.panel.state.shown = _chosen(ctx)[:_SHOWN]
 
     def render(self, ctx: Any) -> Any:
-        """A row for each image: itself, then its neighbours with their distances."""
+        """Keep and Discard; then a row for each image: itself, and its neighbours with their distances."""
         panel = types.Object()
         rows = room.with_neighbours(ctx.dataset, ctx.panel.state.shown or [])
         if not rows:
-            panel.md(
-                "Select synthetic images, or open one, to see the real training images nearest to them.", name="say"
-            )
+            panel.md("Select synthetic images, or open one, to see the real training images nearest to them.")
+        else:
+            buttons = panel.h_stack("buttons", gap=1)
+            for one, icon in ((_KEEP, "check"), (_DISCARD, "close")):
+                buttons.btn(
+                    one, label=one.capitalize(), icon=icon, variant="outlined", prompt=True, on_click=_URI + one
+                )
         for i, row in enumerate(rows):
             strip = types.Object()
             for j, (path, text) in enumerate(row):
                 cell = types.Object()
                 source = f"/media?filepath={quote(path)}"
-                cell.str("picture", default=source, view=types.ImageView(height="120px", width="120px", alt=text))
+                cell.str("picture", default=source, view=types.ImageView(height=_SIDE, width=_SIDE, alt=text))
                 cell.md(text, name="text")
                 strip.define_property(f"c{j}", cell, view=types.VStackView(gap=0))
             panel.define_property(f"r{i}", strip, view=types.HStackView(gap=1))
@@ -179,16 +187,16 @@ class FeatureMap(foo.Panel):
             "points",
             layout={
                 "dragmode": "lasso",
+                "height": _HEIGHT,
                 "xaxis": {"visible": False},
                 "yaxis": {"visible": False},
-                "legend": {"orientation": "h"},
+                "showlegend": True,
+                "legend": {"x": 1, "xanchor": "right", "y": 0.95, "font": {"color": "#cccccc"}},
                 "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
             },
             on_selected=self.on_selected,
-            height=95,
-            width=100,
         )
-        return types.Property(panel, view=types.GridView(height=100, width=100))
+        return types.Property(panel)
 
 
 def register(plugin: Any) -> None:
