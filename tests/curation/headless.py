@@ -107,6 +107,16 @@ class Browser:
             f"not true within {seconds} s: {script}; the page says: {self.run('document.body?.innerText')}"
         )
 
+    def hover(self, x: float, y: float) -> None:
+        self._call("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
+
+    def press(self, words: str, seconds: float = 60) -> None:
+        """Click the last enabled button or label whose text ends with these words, once there is one."""
+        ends = f"one.innerText.trim().endsWith({json.dumps(words)}) && !one.disabled"
+        found = f"[...document.querySelectorAll('button, label')].filter(one => {ends})"
+        self.wait_for(f"{found}.length > 0", seconds)
+        self.run(f"{found}.at(-1).click()")
+
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1})

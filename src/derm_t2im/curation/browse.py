@@ -25,7 +25,7 @@ DEFAULT_PORT = 5151
 _DATASET = "curated"
 _ATTEMPTS = 3
 _PLUGIN = Path(__file__).parent / "plugin"
-_LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
+LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
 
 
 @dataclass
@@ -157,7 +157,7 @@ def wait(opened: Room) -> bool:
     before = {number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while True:
-            ended = done.wait(_LOOK_SECONDS)
+            ended = done.wait(LOOK_SECONDS)
             try:
                 opened.tagged = sessions.tags(opened.about)
             except LookupError:

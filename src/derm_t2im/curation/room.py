@@ -198,7 +198,8 @@ def traces(dataset: Any) -> list[dict[str, Any]]:
         return []
     points = dataset.load_brain_results(BRAIN_KEY).points
     groups: dict[str, list[int]] = {}
-    ids, kinds, sources, verdicts, names = dataset.values(["id", "kind", "source", "decision", "image_id"])
+    ids, kinds, verdicts, names = dataset.values(["id", "kind", "decision", "image_id"])
+    sources = dataset.values("source") if dataset.has_sample_field("source") else [None] * len(ids)
     for i, (kind, source, verdict) in enumerate(zip(kinds, sources, verdicts, strict=True)):
         groups.setdefault(f"{kind}, {verdict or source or 'unnamed'}", []).append(i)
     # Real images first, so that the synthetic ones lie upon them.
