@@ -119,7 +119,7 @@ def test_a_person_sees_the_grid_the_groups_and_a_saved_view(app):
         groups = page.run("[...document.querySelectorAll('input')].map(one => one.value.toLowerCase())")
         assert {"labels", "curation", "quality", "provenance"} <= set(groups)
         assert "nearest_real_distance" in page.run("document.body.innerText")
-        page.wait_for("document.body?.innerText?.includes('map')", 60)
+        page.wait_for("document.body?.innerText?.includes('synthetic, kept (')", 60)  # the map's legend
         page.open(f"{app.url}datasets/curated?view=rejected-copy")
         page.wait_for(f"document.body?.innerText?.includes('{copies} samples')", 120)
         page.wait_for("[...document.querySelectorAll('canvas, img')].length > 0", 60)
