@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.curation import headless  # noqa: E402
 
-SIZE = (1440, 900)
+SIZE = (1600, 1000)
+SHOWN = (1280, 800)
 LOOKERS = "[...document.querySelectorAll('[data-cy=looker]')].map(one => one.getBoundingClientRect())"
 PICTURES = """[...document.querySelectorAll('img[src*="media?filepath"]')].filter(one => one.naturalWidth > 0)"""
 
@@ -31,7 +32,8 @@ def shoot(page: headless.Browser, path: Path) -> None:
     time.sleep(3)
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         page.screenshot(Path(file.name))
-        Image.open(file.name).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+        small = Image.open(file.name).convert("RGB").resize(SHOWN, Image.Resampling.LANCZOS)
+        small.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 

@@ -58,7 +58,7 @@ def browse(
     name = _reviewer(reviewer)
     say("Opening the FiftyOne App ...")
     with room.serve(root, port, address, rev or "HEAD") as opened:
-        say(f"{opened.images} images at {opened.url} (views: top left; Keep and Discard: above the grid). Ctrl-C ends.")
+        say(f"{opened.images} images at {opened.url} (saved views: top left; tick images to decide). Ctrl-C ends.")
         if opened.note:
             say(opened.note)
         if open_:
