@@ -45,16 +45,6 @@ def show(page: headless.Browser, url: str, view: str = "") -> None:
     page.run("[...document.querySelectorAll('button')].find(one => one.innerText.trim() == 'Dismiss')?.click()")
 
 
-def select(page: headless.Browser, *numbers: int) -> None:
-    """Tick images of the grid."""
-    for number in numbers:
-        x, y = page.run(f"(one => [one.x, one.y])({LOOKERS}[{number}])")
-        page.hover(x + 40, y + 40)
-        time.sleep(0.5)
-        page.click(x + 18, y + 18)
-        time.sleep(0.5)
-
-
 def main() -> None:
     """Make all pictures."""
     project = Path(sys.argv[1])
@@ -69,7 +59,8 @@ def main() -> None:
             show(page, url, "near-copies")
             shoot(page, folder / "curation-copies.png")
             show(page, url, "kept")
-            select(page, 0, 3)
+            page.tick(0)
+            page.tick(3)
             page.wait_for(f"{PICTURES}.length >= 4", 60)
             shoot(page, folder / "curation-room.png")
             page.press("Discard")

@@ -121,6 +121,26 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1})
 
+    def tick(self, number: int, seconds: float = 90) -> None:
+        """Tick an image of FiftyOne's grid, which moves while it loads."""
+        grid = "[...document.querySelectorAll('[data-cy=looker]')]"
+        box = f"(one => one && [one.x, one.y])({grid}[{number}]?.getBoundingClientRect())"
+        ticked = f"{grid}[{number}]?.querySelector('input[type=checkbox]')?.checked"
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            place = self.run(box)
+            if place:
+                self.hover(place[0] + 40, place[1] + 40)
+                time.sleep(1)
+                if self.run(ticked):
+                    return
+                if self.run(box) == place:
+                    self.click(place[0] + 18, place[1] + 18)
+            time.sleep(1)
+            if self.run(ticked):
+                return
+        raise AssertionError(f"image {number} of the grid could not be ticked within {seconds} s")
+
     def screenshot(self, path: Path) -> None:
         data = self._call("Page.captureScreenshot", {"format": "png"})["data"]
         path.write_bytes(base64.b64decode(data))

@@ -25,6 +25,7 @@ DEFAULT_PORT = 5151
 _DATASET = "curated"
 _ATTEMPTS = 3
 _PLUGIN = Path(__file__).parent / "plugin"
+_UNANSWERED = 10
 LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
 
 
@@ -155,13 +156,17 @@ def wait(opened: Room) -> bool:
     """Until Ctrl-C or a polite kill (True), or until the database is gone (False); keeps the tags in sight."""
     done = threading.Event()
     before = {number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    unanswered = 0
     try:
         while True:
             ended = done.wait(LOOK_SECONDS)
             try:
                 opened.tagged = sessions.tags(opened.about)
+                unanswered = 0
             except LookupError:
-                return False
+                unanswered += 1  # a busy machine, or a server of somebody else that starts anew
+                if ended or database.connect().ended or unanswered == _UNANSWERED:
+                    return False
             if ended:
                 return True
     finally:

@@ -55,6 +55,11 @@ class Database:
     folder: Path
     keeper: subprocess.Popen[bytes] | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server that we started is no more."""
+        return self.keeper is not None and (self.folder / "ended").exists()
+
     def close(self) -> None:
         """Stop the server, or drop our database in somebody else's; remove the folder. Twice is no error."""
         if self.keeper is not None:
