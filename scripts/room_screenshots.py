@@ -33,7 +33,7 @@ def shoot(page: headless.Browser, path: Path) -> None:
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         page.screenshot(Path(file.name))
         small = Image.open(file.name).convert("RGB").resize(SHOWN, Image.Resampling.LANCZOS)
-        small.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+        small.save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
