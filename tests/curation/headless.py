@@ -111,11 +111,11 @@ class Browser:
         self._call("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
 
     def press(self, words: str, seconds: float = 60) -> None:
-        """Click the last enabled button or label whose text ends with these words, once there is one."""
-        ends = f"one.innerText.trim().endsWith({json.dumps(words)}) && !one.disabled"
-        found = f"[...document.querySelectorAll('button, label')].filter(one => {ends})"
-        self.wait_for(f"{found}.length > 0", seconds)
-        self.run(f"{found}.at(-1).click()")
+        """Click the last button or label whose text ends with these words, once it can be clicked."""
+        ends = f"one.innerText.trim().endsWith({json.dumps(words)})"
+        last = f"[...document.querySelectorAll('button, label')].filter(one => {ends}).at(-1)"
+        self.wait_for(f"(one => one && !one.disabled)({last})", seconds)
+        self.run(f"{last}.click()")
 
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
