@@ -107,9 +107,39 @@ class Browser:
             f"not true within {seconds} s: {script}; the page says: {self.run('document.body?.innerText')}"
         )
 
+    def hover(self, x: float, y: float) -> None:
+        self._call("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
+
+    def press(self, words: str, seconds: float = 60) -> None:
+        """Click the last button or label whose text ends with these words, once it can be clicked."""
+        ends = f"one.innerText.trim().endsWith({json.dumps(words)})"
+        last = f"[...document.querySelectorAll('button, label')].filter(one => {ends}).at(-1)"
+        self.wait_for(f"(one => one && !one.disabled)({last})", seconds)
+        self.run(f"{last}.click()")
+
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1})
+
+    def tick(self, number: int, seconds: float = 90) -> None:
+        """Tick an image of FiftyOne's grid, which moves while it loads."""
+        grid = "[...document.querySelectorAll('[data-cy=looker]')]"
+        box = f"(one => one && [one.x, one.y])({grid}[{number}]?.getBoundingClientRect())"
+        ticked = f"{grid}[{number}]?.querySelector('input[type=checkbox]')?.checked"
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            place = self.run(box)
+            if place:
+                self.hover(place[0] + 40, place[1] + 40)
+                time.sleep(1)
+                if self.run(ticked):
+                    return
+                if self.run(box) == place:
+                    self.click(place[0] + 18, place[1] + 18)
+            time.sleep(1)
+            if self.run(ticked):
+                return
+        raise AssertionError(f"image {number} of the grid could not be ticked within {seconds} s")
 
     def screenshot(self, path: Path) -> None:
         data = self._call("Page.captureScreenshot", {"format": "png"})["data"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from derm_t2im.curation import database, room
+from derm_t2im.curation import database, room, sessions
 from derm_t2im.curation.review import Decision
 from derm_t2im.errors import UserError
 
@@ -80,7 +80,16 @@ def dataset():
         database.find_mongod()
     except UserError:
         pytest.skip("FiftyOne has no mongod here: run `make setup`")
-    built = room.build(*tables(), Path("/somewhere"), "test-room")
+    about = room.Context(
+        neighbours={"s1": [("r0", 1.25), ("r3", 2.5)]},
+        decisions=[
+            Decision("s1", "keep", "", "ann", "2026-01-02"),
+            Decision("s1", "discard", "hair", "bob", "2026-01-02"),
+            Decision("s4", "keep", "", "ann", "2026-01-02"),
+        ],
+        earlier=("abc1234", {f"hash{i}" for i in range(10)}),
+    )
+    built = room.build(*tables(), Path("/somewhere"), "test-room", about)
     yield built
     built.delete()
 
@@ -96,8 +105,8 @@ def test_the_dataset_holds_all_images_with_their_fields_in_groups(dataset):
     one = dataset.match({"image_id": "s1"}).first()
     assert (one.label.label, one.probe.label, one.probe.confidence) == ("malignant", "benign", 0.9)
     assert one.filepath == "/somewhere/data/s1.png"
-    assert one.tags == ["synthetic", "kept"]
-    assert dataset.match({"image_id": "r0"}).first().tags == ["real", "seed"]
+    assert one.tags == []
+    assert one.reviews == ["ann: keep", "bob: discard (hair)"]
 
 
 @pytest.mark.fiftyone
@@ -110,6 +119,8 @@ def test_the_dataset_holds_all_images_with_their_fields_in_groups(dataset):
         ("label disagreement", ["s1", "s3", "s5", "s7", "s9", "s11"]),
         ("kept: malignant", ["s1", "s3", "s5", "s7", "s9"]),
         ("real seed images", ["r0", "r2"]),
+        ("reviewers differ", ["s1"]),
+        ("new since the previous commit", ["s10", "s11"]),
         ("least typical", [f"s{i}" for i in range(11, -1, -1)]),
         (
             "near copies",
@@ -122,14 +133,38 @@ def test_saved_views_answer_their_question(dataset, view, ids):
 
 
 @pytest.mark.fiftyone
-def test_the_map_has_the_stored_points(dataset):
+def test_the_map_has_the_stored_points_by_source(dataset):
     results = dataset.load_brain_results(room.BRAIN_KEY)
     assert results.points.tolist() == [[0.0, 1.0]] * 12 + [[1.0, 0.0]] * 4
     assert dataset.list_workspaces() == ["map"]
+    traces = {trace["name"]: trace for trace in room.traces(dataset)}
+    assert list(traces) == ["real, unnamed (4)", "synthetic, kept (10)", "synthetic, rejected (2)"]
+    assert traces["synthetic, rejected (2)"]["text"] == ["s10", "s11"]
+    assert len({trace["marker"]["color"] for trace in traces.values()}) == 3
 
 
 @pytest.mark.fiftyone
-def test_tags_given_in_the_app_are_seen(dataset):
-    dataset.match({"image_id": "s2"}).tag_samples("discard: hair")
-    found, both = room.decisions(room.tags(dataset), "ann", "2026-01-02")
-    assert (found, both) == ([Decision("s2", "discard", "hair", "ann", "2026-01-02", "hash2")], [])
+def test_an_image_stands_before_its_nearest_real_ones(dataset):
+    ids = dataset.match({"image_id": {"$in": ["s1", "r2"]}}).values("id")
+    (row,) = room.with_neighbours(dataset, ids)  # a real image has none
+    assert row == [
+        ("/somewhere/data/s1.png", "**s1** malignant"),
+        ("/somewhere/data/r0.png", "**1.25** benign r0"),
+        ("/somewhere/data/r3.png", "**2.5** malignant r3"),
+    ]
+
+
+@pytest.mark.fiftyone
+def test_what_was_tagged_in_the_app_is_read_from_its_database(dataset):
+    for name, word in (("s2", "Discard: hair"), ("s3", "keep"), ("s5", "keepsake"), ("r1", "keep")):
+        dataset.match({"image_id": name}).tag_samples(word)
+    own = database.connect()
+    about = {"uri": own.uri, "database": own.name, "dataset": dataset.name}
+    assert sorted(sessions.tags(about)) == [("s2", "hash2", ["Discard: hair"]), ("s3", "hash3", ["keep"])]
+    assert dataset.load_saved_view("decided here").values("image_id") == ["s2", "s3"]
+    with pytest.raises(LookupError):
+        sessions.tags(about | {"dataset": "closed"})
+
+
+def test_a_later_word_replaces_the_earlier_one():
+    assert room.retag(["mine", "discard: hair", "Keep", "keepsake"], "keep") == ["mine", "keepsake", "keep"]

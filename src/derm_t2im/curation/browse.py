@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
-import json
+import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from derm_t2im import manifest, paths
-from derm_t2im.curation import database, review, room
+from derm_t2im.curation import context, database, review, room, sessions
 from derm_t2im.errors import UserError
-from derm_t2im.state import write_atomic
 
 DEFAULT_PORT = 5151
-SESSION = "session.json"  # lies in the run's folder below .state/fiftyone/ while the App is open
 _DATASET = "curated"
 _ATTEMPTS = 3
+_PLUGIN = Path(__file__).parent / "plugin"
+_UNANSWERED = 10
+LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
 
 
-@dataclass(frozen=True)
+@dataclass
 class Room:
-    """An open App: its address, and the dataset behind it."""
+    """An open App.
+
+    Attributes:
+        url: Its address.
+        images: How many it shows.
+        note: What it cannot show; may be empty.
+        about: The note that it left for others, see :mod:`derm_t2im.curation.sessions`.
+        tagged: The tags as last seen.
+    """
 
     url: str
-    dataset: Any
+    images: int
+    note: str
+    about: dict[str, str]
+    tagged: list[sessions.Tagged]
 
 
-def free_port(address: str, wanted: int | None) -> int:
-    """The port to serve on: ``wanted`` if given, else 5151 or the next free one.
+@contextmanager
+def free_port(address: str, wanted: int | None) -> Iterator[int]:
+    """The port to serve on, kept from our other runs: ``wanted`` if given, else 5151 or the next free one.
+
+    FiftyOne would take a server that answers on its port for its own, and show another run's data.
 
     Raises:
         UserError: if ``wanted`` is taken, none of twenty is free, or the address is not this machine's.
@@ -46,21 +63,45 @@ def free_port(address: str, wanted: int | None) -> int:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((address, port))
+            lock = _claim(port)
         except socket.gaierror:
             raise UserError(f"--address {address}: no such address.") from None
         except OSError as error:
             if error.errno == 99:  # EADDRNOTAVAIL
                 raise UserError(f"--address {address} is not an address of this machine.") from None
             continue
-        return port
+        with lock:
+            yield port
+        return
     if wanted is not None:
         raise UserError(f"Port {wanted} is taken: choose another with --port, or leave --port out.")
     raise UserError(f"No port from {DEFAULT_PORT} to {DEFAULT_PORT + 19} is free: choose one with --port.")
 
 
+def _claim(port: int) -> Any:
+    """An open, locked file that stands for a port of this machine; the lock goes with the process.
+
+    Raises:
+        OSError: if another run has it.
+    """
+    file = (Path(tempfile.gettempdir()) / f"derm-t2im-{os.getuid()}-port-{port}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
 @contextmanager
-def serve(root: Path, port: int | None = None, address: str = "127.0.0.1") -> Iterator[Room]:
+def serve(root: Path, port: int | None = None, address: str = "127.0.0.1", rev: str = "HEAD") -> Iterator[Room]:
     """Open the App on the curated set below ``root``; closed, and its database removed, on leaving.
+
+    Args:
+        root: The project, or the checkout of another revision of it.
+        port: Of the App; None takes a free one.
+        address: Of the App.
+        rev: The revision that ``root`` is of; sets of earlier commits are looked for from there.
 
     Raises:
         UserError: if there is no curated set, an image of it is missing, the port is taken, or
@@ -72,21 +113,24 @@ def serve(root: Path, port: int | None = None, address: str = "127.0.0.1") -> It
         absent = [path for path in table["path"] if not (root / path).is_file()]
         if absent:
             raise UserError(f"{len(absent)} images are missing (first: {absent[0]}): run `dvc checkout` or `dvc pull`.")
-    port = free_port(address, port)
-    fo = database.fiftyone()
-    dataset = room.build(synthetic, real, root, _DATASET)
-    session = None
+    note, known = "", None
     try:
+        known = context.earlier(synthetic, Path(), rev)
+    except LookupError as why:
+        note = f"No view `new since the previous commit`: {why}."
+    about = room.Context(context.nearest_real(synthetic, real, root), review.read(Path(paths.REVIEW_DECISIONS)), known)
+    with ExitStack() as stack:
+        port = stack.enter_context(free_port(address, port))
+        fo = database.fiftyone()
+        # The folder that FIFTYONE_PLUGINS_DIR names: it is this run's and goes with it.
+        shutil.copytree(_PLUGIN, database.connect().folder / "plugins" / "derm_t2im", dirs_exist_ok=True)
+        dataset = room.build(synthetic, real, root, _DATASET, about)
         session = _launch(fo, dataset, port, address)
-        _announce(dataset.name)
+        stack.callback(session.close)  # and with it the App's server, which asks our database to the last
+        stack.callback(sessions.withdraw)
         host = f"[{address}]" if ":" in address else address
-        yield Room(f"http://{'127.0.0.1' if address == '0.0.0.0' else host}:{port}/", dataset)
-    finally:
-        if session is not None:
-            session.close()  # and with it the App's server, which asks our database to the last
-        with contextlib.suppress(Exception):
-            dataset.delete()
-        (database.connect().folder / SESSION).unlink(missing_ok=True)
+        url = f"http://{'127.0.0.1' if address == '0.0.0.0' else host}:{port}/"
+        yield Room(url, len(synthetic) + len(real), note, sessions.announce(dataset.name), [])
 
 
 def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:
@@ -108,29 +152,23 @@ def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:
     )
 
 
-def _announce(dataset: str) -> None:
-    own = database.connect()
-    write_atomic(own.folder / SESSION, json.dumps({"uri": own.uri, "database": own.name, "dataset": dataset}))
-
-
-def wait() -> None:
-    """Until Ctrl-C or a polite kill."""
+def wait(opened: Room) -> bool:
+    """Until Ctrl-C or a polite kill (True), or until the database is gone (False); keeps the tags in sight."""
     done = threading.Event()
     before = {number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    unanswered = 0
     try:
-        while not done.wait(1.0):
-            pass
+        while True:
+            ended = done.wait(LOOK_SECONDS)
+            try:
+                opened.tagged = sessions.tags(opened.about)
+                unanswered = 0
+            except LookupError:
+                unanswered += 1  # a busy machine, or a server of somebody else that starts anew
+                if ended or database.connect().ended or unanswered == _UNANSWERED:
+                    return False
+            if ended:
+                return True
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def take_decisions(dataset: Any, reviewer: str, table: Path) -> tuple[int, list[str]]:
-    """Write the tags of an open dataset to the table of decisions.
-
-    Returns:
-        How many decisions are new or changed, and the images tagged both ways, which are left out.
-    """
-    today = datetime.now(UTC).date().isoformat()
-    found, both = room.decisions(room.tags(dataset), reviewer, today)
-    return (review.add(table, found) if found else 0), both

@@ -48,37 +48,70 @@ def browse(
 ) -> None:
     """Open the FiftyOne App on the curated set until Ctrl-C.
 
-    Tag synthetic images with `keep`, `discard` or `discard: why`; on closing, the tags go to
-    data/review/decisions.csv, which `curate` obeys.
+    Select synthetic images and press Keep or Discard, or tag them `keep`, `discard` or
+    `discard: why`; on closing, the tags go to data/review/decisions.csv, which `curate` obeys.
     """
     from derm_t2im.curation import browse as room
-    from derm_t2im.curation import revision
+    from derm_t2im.curation import revision, sessions
 
     root = revision.checkout(rev) if rev else Path.cwd()
     name = _reviewer(reviewer)
     say("Opening the FiftyOne App ...")
-    with room.serve(root, port, address) as opened:
-        say(f"{len(opened.dataset)} images at {opened.url} (views: top left; map: under Embeddings). Ctrl-C ends.")
+    with room.serve(root, port, address, rev or "HEAD") as opened:
+        say(f"{opened.images} images at {opened.url} (saved views: top left; tick images to decide). Ctrl-C ends.")
+        if opened.note:
+            say(opened.note)
         if open_:
             webbrowser.open(opened.url)
-        room.wait()
-        changed, both = room.take_decisions(opened.dataset, name, paths.REVIEW_DECISIONS)
-    if both:
-        say(f"{len(both)} images are tagged keep and discard at once, left out: {', '.join(both[:5])}")
+        in_order = room.wait(opened)
+        if not in_order:
+            say(
+                "Error: the App's database ended (killed, or the disk is full). What was tagged in its last seconds "
+                "may be lost: run `derm-t2im browse` again."
+            )
+        changed, both = sessions.take(opened.tagged, name, paths.REVIEW_DECISIONS)
+    _say_both(both)
     if changed:
         say(f"{changed} decisions of {name} written to {paths.REVIEW_DECISIONS}: `dvc repro curate` obeys them.")
+    _say_conflicts()
+    if not in_order:
+        raise typer.Exit(1)
+
+
+def _say_both(both: list[str]) -> None:
+    if both:
+        say(f"{len(both)} images are tagged keep and discard at once, left out: {', '.join(both[:5])}")
+
+
+def _say_conflicts() -> None:
+    """Who differs with whom on images of the present pool."""
+    from derm_t2im import manifest
+    from derm_t2im.curation import review
+
+    decisions = review.read(paths.REVIEW_DECISIONS)
+    if not decisions or not paths.SYNTHETIC_MANIFEST.is_file():
+        return
+    verdicts = review.settle(decisions, manifest.read(paths.SYNTHETIC_MANIFEST))
+    last = {(d.image_id, d.reviewer): d for d in decisions}
+    for name in verdicts.conflicts:
+        words = (
+            f"{d.reviewer} {d.decision}" + (f" ({d.reason})" if d.reason else "")
+            for d in last.values()
+            if d.image_id == name
+        )
+        say(f"Reviewers differ on {name}, so neither is obeyed: {'; '.join(words)}")
 
 
 @review_app.command("pull")
 def pull(reviewer: Reviewer = "") -> None:
     """Write the tags of an App that is open now to data/review/decisions.csv."""
-    from derm_t2im.curation.sessions import tagged
+    from derm_t2im.curation import sessions
 
     name = _reviewer(reviewer)
-    changed, both, seen = tagged(name, paths.REVIEW_DECISIONS)
-    if both:
-        say(f"{len(both)} images are tagged keep and discard at once, left out: {', '.join(both[:5])}")
+    changed, both, seen = sessions.pull(name, paths.REVIEW_DECISIONS)
+    _say_both(both)
     say(f"{seen} open App(s): {changed} decisions of {name} new or changed, {paths.REVIEW_DECISIONS}")
+    _say_conflicts()
 
 
 @review_app.command("add")
@@ -113,8 +146,8 @@ def status() -> None:
 
     verdicts = review.settle(review.read(paths.REVIEW_DECISIONS), manifest.read(paths.SYNTHETIC_MANIFEST))
     say(f"{verdicts.given} decisions; {len(verdicts.counting)} images follow them.")
+    _say_conflicts()
     for ids, what in (
-        (verdicts.conflicts, "Reviewers differ, so neither is obeyed"),
         (verdicts.outdated, "Decided about an earlier image of that name"),
         (verdicts.unknown, "No such image in the pool"),
     ):

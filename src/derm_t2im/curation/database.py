@@ -34,6 +34,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.state import STATE
 
 _START_SECONDS = 60
+_PATIENCE = 5000  # ms; FiftyOne's half a minute, several times over, is long once a server of this machine has died
 
 # Ends mongod and removes its files when standard input closes: when we close it, or when we are gone.
 _KEEPER = """
@@ -53,6 +54,11 @@ class Database:
     name: str
     folder: Path
     keeper: subprocess.Popen[bytes] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server that we started is no more."""
+        return self.keeper is not None and (self.folder / "ended").exists()
 
     def close(self) -> None:
         """Stop the server, or drop our database in somebody else's; remove the folder. Twice is no error."""
@@ -200,7 +206,7 @@ def _start(mongod: Path, name: str, folder: Path) -> Database:
             os.killpg(keeper.pid, signal.SIGKILL)
         keeper.wait()
         raise
-    return Database(f"mongodb://127.0.0.1:{port}/", name, folder, keeper)
+    return Database(f"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS={_PATIENCE}", name, folder, keeper)
 
 
 def _listening(log: Path, ended: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BRAIN_KEY = "map"
+SAID = rf"^\s*({review.KEEP}|{review.DISCARD})\s*(:|$)"  # a tag that is a person's word
 SHOWN_PAIRS = 60  # near copies beside their real neighbour: that many looks are a person's patience
 
 #: Manifest columns by group of the sidebar. A column that no row fills is left out.
@@ -35,6 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "nearest_real_distance",
         "nearest_synthetic_id",
         "nearest_synthetic_distance",
+        "reviews",
     ),
     "quality": (
         "sharpness",
@@ -74,12 +77,28 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 _KIND_COLOURS = {"real": "#2f7ed8", "synthetic": "#e8862a"}
+_REAL_BLUES = ("#2f7ed8", "#7fb2ea", "#1b4f8a", "#4bb3c3")
 _LABEL_COLOURS = ("#2a9d5c", "#c0392b", "#8e44ad", "#d4a017", "#16a2b8", "#7f5539", "#5b6b7f")
 _REASON_COLOURS = ("#5b2a86", "#8a5a00", "#b03a6b", "#34568b", "#7a3b2e", "#4f6d2f")
 _DECISION_COLOURS = {KEPT: "#2a9d5c", REJECTED: "#c0392b"}
 
 
-def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str) -> Any:
+@dataclass(frozen=True)
+class Context:
+    """What is known beside the two manifests.
+
+    Attributes:
+        neighbours: The nearest real images, (id, distance), of each synthetic one.
+        decisions: What reviewers said.
+        earlier: A commit, and the SHA-256 of the images of its curated set.
+    """
+
+    neighbours: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    decisions: list[review.Decision] = field(default_factory=list)
+    earlier: tuple[str, set[str]] | None = None
+
+
+def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str, context: Context | None = None) -> Any:
     """Make the dataset with groups, views, colours and the map.
 
     Args:
@@ -87,6 +106,7 @@ def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str) ->
         real: data/curated/real.parquet.
         root: The folder that the manifests' paths are relative to.
         name: Of the dataset.
+        context: What else is known.
 
     Returns:
         A ``fiftyone.Dataset`` with a saved view for each question that one asks about a set, and a
@@ -94,20 +114,22 @@ def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str) ->
     """
     fo = fiftyone()
     dataset = fo.Dataset(name, overwrite=True, persistent=False)
+    context = context or Context()
     rows = [row for table in (synthetic, real) for row in _plain(table)]
-    dataset.add_samples([_sample(fo, row, root) for row in rows], progress=False, dynamic=True)
+    said = _reviews(context.decisions)
+    samples = [_sample(fo, row, root) for row in rows]
+    for row, sample in zip(rows, samples, strict=True):
+        if row["kind"] == "synthetic":
+            near = context.neighbours.get(row["image_id"], [])
+            sample["near_ids"], sample["near_distances"] = [one for one, _ in near], [apart for _, apart in near]
+            sample["reviews"] = said.get(row["image_id"])
+    dataset.add_samples(samples, progress=False, dynamic=True)
     ids = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
     _draw_map(dataset, rows)
     _arrange(fo, dataset, sorted({row["label"] for row in rows}))
-    _save_views(fo, dataset, synthetic, ids)
+    _save_views(fo, dataset, synthetic, ids, context)
     dataset.save()
     return dataset
-
-
-def tags(dataset: Any) -> list[tuple[str, str | None, list[str]]]:
-    """Id, SHA-256 and tags of each synthetic image of an open dataset."""
-    view = dataset.match(fiftyone().ViewField("kind") == "synthetic")
-    return list(zip(*view.values(["image_id", "sha256", "tags"]), strict=True))
 
 
 def decisions(
@@ -139,6 +161,79 @@ def decisions(
     return found, both
 
 
+def retag(tags: list[str], word: str) -> list[str]:
+    """Tags with a person's decision in place of an earlier one."""
+    said = {review.KEEP, review.DISCARD}
+    return [*(tag for tag in tags if tag.partition(":")[0].strip().lower() not in said), word]
+
+
+def with_neighbours(dataset: Any, ids: list[str]) -> list[list[tuple[str, str]]]:
+    """File and caption of each synthetic image among some samples, then those of its nearest real ones.
+
+    Args:
+        dataset: As built.
+        ids: FiftyOne's ids of samples, in the order wanted.
+    """
+    view = dataset.select(ids, ordered=True).match({"kind": "synthetic"})
+    names = ["image_id", "filepath", "label.label", "near_ids", "near_distances"]
+    chosen = list(zip(*view.values(names), strict=True))
+    wanted = {name for *_, near, _ in chosen for name in near or []}
+    found = dataset.match({"image_id": {"$in": sorted(wanted)}})
+    real = {row[0]: row[1:] for row in zip(*found.values(["image_id", "filepath", "label.label"]), strict=True)}
+    out = []
+    for name, path, label, near, distances in chosen:
+        row = [(path, f"**{name}** {label}")]
+        row += [
+            (real[one][0], f"**{apart:.4g}** {real[one][1]} {one}")
+            for one, apart in zip(near or [], distances or [], strict=True)
+            if one in real
+        ]
+        out.append(row)
+    return out
+
+
+def traces(dataset: Any) -> list[dict[str, Any]]:
+    """The map as Plotly's scatter traces, one for each source of images."""
+    if not dataset.has_brain_run(BRAIN_KEY):
+        return []
+    points = dataset.load_brain_results(BRAIN_KEY).points
+    groups: dict[str, list[int]] = {}
+    ids, kinds, verdicts, names = dataset.values(["id", "kind", "decision", "image_id"])
+    sources = dataset.values("source") if dataset.has_sample_field("source") else [None] * len(ids)
+    for i, (kind, source, verdict) in enumerate(zip(kinds, sources, verdicts, strict=True)):
+        groups.setdefault(f"{kind}, {verdict or source or 'unnamed'}", []).append(i)
+    # Real images first, so that the synthetic ones lie upon them.
+    order = sorted(groups, key=lambda group: (not group.startswith("real"), group))
+    blues, out = itertools.cycle(_REAL_BLUES), []
+    for group in order:
+        at = groups[group]
+        verdict = group.rpartition(", ")[2]
+        colour = next(blues) if group.startswith("real") else _DECISION_COLOURS.get(verdict, _KIND_COLOURS["synthetic"])
+        out.append(
+            {
+                "type": "scattergl",
+                "mode": "markers",
+                "name": f"{group} ({len(at)})",
+                "x": points[at, 0].tolist(),
+                "y": points[at, 1].tolist(),
+                "ids": [ids[i] for i in at],
+                "text": [names[i] for i in at],
+                "hoverinfo": "text",
+                "marker": {"color": colour, "size": 5},
+            }
+        )
+    return out
+
+
+def _reviews(decisions: list[review.Decision]) -> dict[str, list[str]]:
+    """What reviewers said, as text, by image id."""
+    last = {(d.image_id, d.reviewer): d for d in decisions}
+    out: dict[str, list[str]] = {}
+    for d in last.values():
+        out.setdefault(d.image_id, []).append(f"{d.reviewer}: {d.decision}" + (f" ({d.reason})" if d.reason else ""))
+    return out
+
+
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries of Python values without the missing ones."""
     columns = {}
@@ -156,12 +251,8 @@ def _sample(fo: Any, row: dict[str, Any], root: Path) -> Any:
     fields = {name: row[name] for group in GROUPS.values() for name in group if name in row}
     for word, value in _asked(row).items():
         fields[f"asked_{word}"] = value
-    tags = [row["kind"]]
-    if row["kind"] == "synthetic":
-        tags.append(row["decision"])
-    elif row.get("seed_image"):
-        tags.append("seed")
-    sample = fo.Sample(filepath=str((root / row["path"]).resolve()), image_id=row["image_id"], tags=tags, **fields)
+    # No tags: those are the words of people.
+    sample = fo.Sample(filepath=str((root / row["path"]).resolve()), image_id=row["image_id"], **fields)
     sample["label"] = fo.Classification(label=row["label"])
     if "probe_label" in row:
         sample["probe"] = fo.Classification(label=row["probe_label"], confidence=row.get("probe_confidence"))
@@ -221,14 +312,18 @@ def _arrange(fo: Any, dataset: Any, labels: list[str]) -> None:
 
 
 def workspace(fo: Any) -> Any:
-    """The grid beside the maps. The App starts that panel with their list whatever one sets: a click opens one."""
-    panels = (
-        fo.Panel(type="Samples", pinned=True),
-        fo.Panel(type="Embeddings"),
-    )
+    """The grid beside the map, and below it the nearest real images of what is selected."""
     # Without active_child the App shows the tab of a panel but not the panel.
-    sides = [fo.Space(children=[panel], active_child=panel.component_id) for panel in panels]
-    return fo.Space(children=sides, orientation="horizontal", sizes=[0.6, 0.4])
+    grid, plot, near = (
+        fo.Space(children=[panel], active_child=panel.component_id)
+        for panel in (
+            fo.Panel(type="Samples", pinned=True),
+            fo.Panel(type="feature_map"),
+            fo.Panel(type="nearest_real"),
+        )
+    )
+    side = fo.Space(children=[plot, near], orientation="vertical")
+    return fo.Space(children=[grid, side], orientation="horizontal", sizes=[0.55, 0.45])
 
 
 def _colours(name: str, colours: dict[str, str], path: str | None = None) -> dict[str, Any]:
@@ -248,27 +343,40 @@ def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:
     return [name for real, names in groups.items() for name in (*names, real)]
 
 
-def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, str]) -> None:
-    field: Callable[[str], Any] = fo.ViewField
-    ours = dataset.match(field("kind") == "synthetic")
+def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, str], context: Context) -> None:
+    of: Callable[[str], Any] = fo.ViewField
+    ours = dataset.match(of("kind") == "synthetic")
 
     def save(name: str, view: Any, about: str, colour: str | None = None) -> None:
         dataset.save_view(name, view, description=about, color=colour)
 
-    save("kept", ours.match(field("decision") == KEPT), "What classifiers are trained on", "#2a9d5c")
-    save("rejected", ours.match(field("decision") == REJECTED), "All that was rejected", "#c0392b")
+    save("kept", ours.match(of("decision") == KEPT), "What classifiers are trained on", "#2a9d5c")
+    save("rejected", ours.match(of("decision") == REJECTED), "All that was rejected", "#c0392b")
     for reason, meaning in REASONS.items():
         if (synthetic["reason"] == reason).any():
-            view = ours.match(field("reason") == reason)
+            view = ours.match(of("reason") == reason)
             save(f"rejected: {reason.replace('_', ' ')}", view, f"Rejected: {meaning}", "#c0392b")
     about = "Synthetic images before the real training image that they are nearest to, closest first"
     save("near copies", dataset.select([ids[name] for name in near_copies(synthetic)], ordered=True), about)
-    view = ours.match(field("probe.label") != field("label.label")).sort_by("label_probability")
+    view = ours.match(of("probe.label") != of("label.label")).sort_by("label_probability")
     save("label disagreement", view, "The probe sees another label than the prompt asked for, worst first")
     view = ours.sort_by("uniqueness", reverse=True)
     save("least typical", view, "The synthetic images least like any other, first to last")
     for label in sorted(synthetic["label"].dropna().unique()):
-        view = ours.match((field("label.label") == label) & (field("decision") == KEPT))
+        view = ours.match((of("label.label") == label) & (of("decision") == KEPT))
         save(f"kept: {label}", view, f"Kept images of the class {label}")
-    view = dataset.match((field("kind") == "real") & (field("seed_image") == True))  # noqa: E712 - a query, not a test
+    view = dataset.match((of("kind") == "real") & (of("seed_image") == True))  # noqa: E712 - a query, not a test
     save("real seed images", view, "The real images that the generator has seen", "#2f7ed8")
+    said = {"tags": {"$regex": SAID, "$options": "i"}}
+    save("decided here", ours.match(said), "What was tagged keep or discard since the App was opened", "#d4a017")
+    verdicts = review.settle(context.decisions, synthetic)
+    if verdicts.conflicts:
+        view = dataset.select([ids[name] for name in verdicts.conflicts], ordered=True)
+        save("reviewers differ", view, "One says keep, another discard: neither is obeyed; see `reviews`", "#d4a017")
+    if context.earlier:
+        commit, known = context.earlier
+        new = [
+            ids[name] for name, sha in zip(synthetic["image_id"], synthetic["sha256"], strict=True) if sha not in known
+        ]
+        about = f"{len(new)} synthetic images that the set of commit {commit} does not have"
+        save("new since the previous commit", dataset.select(new), about)

@@ -1,19 +1,78 @@
-"""Apps that are open now, and the tags in them, seen from another process."""
+"""Apps that are open now, and the tags in them.
+
+Each open App leaves a note of where its dataset is. What was tagged is read from the database, by
+the process that serves the App and by any other.
+"""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from derm_t2im.curation import review, room
-from derm_t2im.curation.browse import SESSION
+from derm_t2im.curation import database, review, room
 from derm_t2im.errors import UserError
-from derm_t2im.state import STATE
+from derm_t2im.state import STATE, write_atomic
+
+SESSION = "session.json"  # lies in the run's folder below .state/fiftyone/ while the App is open
+_PATIENCE = 3000  # ms to wait for a server: all of them are near
+
+#: Id, SHA-256 and tags of an image.
+Tagged = tuple[str, str | None, list[str]]
 
 
-def tagged(reviewer: str, table: Path) -> tuple[int, list[str], int]:
-    """Write the tags of the Apps that are open in this project to the table of decisions.
+def announce(dataset: str) -> dict[str, str]:
+    """Leave the note of the App of this process; returns its content."""
+    own = database.connect()
+    about = {"uri": own.uri, "database": own.name, "dataset": dataset}
+    write_atomic(own.folder / SESSION, json.dumps(about))
+    return about
+
+
+def withdraw() -> None:
+    """Remove the note of the App of this process."""
+    (database.connect().folder / SESSION).unlink(missing_ok=True)
+
+
+def tags(about: dict[str, str]) -> list[Tagged]:
+    """The synthetic images that carry a person's word, in the App of a note.
+
+    Raises:
+        LookupError: if the App is closed, or its database does not answer.
+    """
+    import pymongo
+    from pymongo.errors import PyMongoError
+
+    said = {"kind": "synthetic", "tags": {"$regex": room.SAID, "$options": "i"}}
+    try:
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            about["uri"], serverSelectionTimeoutMS=_PATIENCE
+        )
+        with client:
+            tables = client[about["database"]]
+            dataset = tables["datasets"].find_one({"name": about["dataset"]})
+            if dataset is None:
+                raise LookupError(about["dataset"])
+            rows = tables[dataset["sample_collection_name"]].find(said, {"image_id": 1, "sha256": 1, "tags": 1})
+            return [(row["image_id"], row.get("sha256"), row.get("tags", [])) for row in rows]
+    except PyMongoError as error:
+        raise LookupError(str(error)) from None
+
+
+def take(tagged: list[Tagged], reviewer: str, table: Path) -> tuple[int, list[str]]:
+    """Write tags to the table of decisions.
+
+    Returns:
+        How many decisions are new or changed, and the images tagged both ways, which are left out.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    found, both = room.decisions(tagged, reviewer, today)
+    return (review.add(table, found) if found else 0), both
+
+
+def pull(reviewer: str, table: Path) -> tuple[int, list[str], int]:
+    """Write the tags of all Apps that are open in this project to the table of decisions.
 
     Returns:
         How many decisions are new or changed, the images tagged both ways, and the number of Apps.
@@ -21,28 +80,14 @@ def tagged(reviewer: str, table: Path) -> tuple[int, list[str], int]:
     Raises:
         UserError: if no App is open.
     """
-    import pymongo
-    from pymongo.errors import PyMongoError
-
-    today = datetime.now(UTC).date().isoformat()
-    found, both, seen = [], [], 0
+    tagged: list[Tagged] = []
+    seen = 0
     for file in sorted((STATE / "fiftyone").glob(f"*/{SESSION}")):
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            client: pymongo.MongoClient[dict] = pymongo.MongoClient(about["uri"], serverSelectionTimeoutMS=3000)
-            with client:
-                tables = client[about["database"]]
-                dataset = tables["datasets"].find_one({"name": about["dataset"]}) or {}
-                samples = tables[dataset["sample_collection_name"]].find(
-                    {"kind": "synthetic"}, {"image_id": 1, "sha256": 1, "tags": 1}
-                )
-                rows = [(row["image_id"], row.get("sha256"), row.get("tags", [])) for row in samples]
-        except (OSError, ValueError, KeyError, PyMongoError):
+            tagged += tags(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError):
             continue  # the App was closed, or killed, meanwhile
         seen += 1
-        more, unclear = room.decisions(rows, reviewer, today)
-        found += more
-        both += unclear
     if not seen:
-        raise UserError("No App is open in this project: run `derm-t2im browse`, tag images, then pull.")
-    return (review.add(table, found) if found else 0), both, seen
+        raise UserError("No App is open in this project: run `derm-t2im browse`, decide, then pull.")
+    return *take(tagged, reviewer, table), seen
