@@ -33,7 +33,9 @@ def shoot(page: headless.Browser, path: Path) -> None:
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         page.screenshot(Path(file.name))
         small = Image.open(file.name).convert("RGB").resize(SHOWN, Image.Resampling.LANCZOS)
-        small.save(path, optimize=True)
+        # A PNG of 256 colours is half as large; Pillow dithers only onto a palette that it is given.
+        palette = small.quantize(256, Image.Quantize.FASTOCTREE)
+        small.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
