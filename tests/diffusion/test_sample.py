@@ -141,8 +141,9 @@ def test_samplers_do_not_cut_latents_off() -> None:
 
 
 def test_a_sampler_has_one_name() -> None:
-    names = ("EulerDiscreteScheduler", "PNDM", "heun", "UniPCMultistepScheduler", "UniPCMultistep")
-    assert Generate(samplers=names).samplers == ("euler", "plms", "heun", "UniPCMultistep", "UniPCMultistep")
+    names = ("EulerDiscreteScheduler", "PNDM", "heun", "UniPCMultistepScheduler")
+    assert Generate(samplers=names).samplers == ("euler", "plms", "heun", "UniPCMultistep")
+    assert Generate(samplers=("UniPCMultistep",)).samplers == ("UniPCMultistep",)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
