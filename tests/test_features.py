@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from derm_t2im import features, networks
 from derm_t2im.errors import UserError
@@ -119,6 +120,14 @@ def test_the_store_forgets_the_oldest(probe, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "read_stack", lambda paths: seen.extend(paths) or read(paths))
     features.extract([f.stem for f in files], files, encode, network, 4, store=tmp_path / "store")
     assert len(seen) == 2  # the fifth, and the first of those that were kept longest ago
+    seen.clear()
+    features.extract(["0"], files[:1], encode, network, 4, store=tmp_path / "store")
+    other = tmp_path / "other.png"
+    write_png(other, images(seed=2)[0])
+    features.extract(["x"], [other], encode, network, 4, store=tmp_path / "store")
+    (store,) = (tmp_path / "store").iterdir()
+    with safe_open(store, "np") as kept:
+        assert kept.get_slice("features").get_shape()[0] == 3
 
 
 def test_file_round_trip_and_equal_bytes(tmp_path):

@@ -218,7 +218,8 @@ class _Store:
         from safetensors.numpy import save as to_bytes
 
         new = {digest: row for row, digest in enumerate(digests) if digest}
-        old = [row for digest, row in self._at.items() if digest not in new][-max(0, KEPT - len(new)) :]
+        old = [row for digest, row in self._at.items() if digest not in new]
+        old = old[max(0, len(old) + len(new) - KEPT) :]
         if old:
             matrix = np.concatenate([self._features[old], matrix[list(new.values())]])
             probabilities = np.concatenate([self._probabilities[old], probabilities[list(new.values())]])

@@ -49,6 +49,12 @@ def graphs() -> bool:
     return wanted == "on"
 
 
+def check_precision(parameter: str, precision: str) -> None:
+    """Raise a UserError that names ``parameter`` where this device does not compute in that precision."""
+    if precision == "fp16" and device() == "cpu":
+        raise UserError(f"{parameter}: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
+
+
 def device() -> str:
     """Name of the torch device to use; sets the number of torch's threads on the way.
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from derm_t2im.diffusion import base, dreambooth, lora, precompute, pretrain, sample
+from derm_t2im.diffusion.training_run import History
 from derm_t2im.params.finetune import Finetune
 from derm_t2im.params.generate import Generate
 
@@ -22,7 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint
 CAPTIONS = [f"a dermoscopic image of a {label} lesion, sks" for label in ("benign", "malignant")] * 3
 
 
-def run(folder: Path, work: Path, **settings: object) -> tuple[dreambooth.History, dict[str, torch.Tensor]]:
+def run(folder: Path, work: Path, **settings: object) -> tuple[History, dict[str, torch.Tensor]]:
     pipe = base.load(str(folder), device="cuda")
     chosen = Finetune(batch=4, warmup=2, **settings)  # type: ignore[arg-type]
     cache = precompute.encode(pipe, IMAGES, CAPTIONS, flips=True)

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from derm_t2im import templates
 from derm_t2im.audit import words
 from derm_t2im.report import pictures
 from derm_t2im.report.words import count, number
@@ -28,20 +29,12 @@ SECTIONS = {
 
 def render(found: Mapping[str, Any]) -> str:
     """The whole page as text; pictures are read again from the files that the findings name."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    shared = PackageLoader("derm_t2im.report", "templates")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("derm_t2im.audit", "templates"), shared]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Markup(shared.get_source(environment, "style.css")[0])
+    pages = templates.environment("derm_t2im.audit", "derm_t2im.report")
+    style = Markup(templates.source(pages, "style.css"))
     rows = words.rows(found)
-    return environment.get_template("audit.html").render(
+    return pages.get_template("audit.html").render(
         style=style,
         path=found["path"],
         failed=found["failed"],

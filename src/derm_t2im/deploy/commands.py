@@ -79,7 +79,7 @@ def opinions(
     from derm_t2im import manifest as tables
     from derm_t2im.deploy import opinions as other
     from derm_t2im.deploy import segment
-    from derm_t2im.progress import say
+    from derm_t2im.progress import say, track
     from derm_t2im.state import write_atomic, write_json
 
     classifiers = [other.load(path) for path in models]
@@ -90,12 +90,11 @@ def opinions(
     made = tables.read(manifest)
     held = tables.read(real)
     held = held[held["split"] == "test"]
-    images, of_real = other.read(made, manifest), other.read(held, real)
     found: dict[str, Any] = {"models": {}, "masks": {}}
     seen = pd.DataFrame({"image_id": made["image_id"].astype(str), "label": made["label"].astype(str)})
     for one in classifiers:
-        view = other.view(one, images, made["label"].tolist())
-        beside = other.view(one, of_real, held["label"].tolist())
+        view = other.view(one, track(other.read(made, manifest), one.name, len(made)), made["label"].tolist())
+        beside = other.view(one, other.read(held, real), held["label"].tolist())
         seen[f"{one.name}_probability"], seen[f"{one.name}_class"] = view["probability"], view["class"].astype(str)
         said = view["class"].tolist()
         found["models"][one.name] = {
@@ -104,8 +103,8 @@ def opinions(
             "per_sampler": other.by(said, made, "sampler") if "sampler" in made else {},
             "real": other.agreement(beside["class"].tolist(), held["label"].tolist()) if len(held) else {},
         }
-    found["masks"]["synthetic"] = segment.compare(images, [None] * len(images), ask)
-    found["masks"]["real"] = segment.compare(of_real, other.truths(held), ask)
+    found["masks"]["synthetic"] = segment.compare(other.read(made, manifest), [None] * len(made), ask)
+    found["masks"]["real"] = segment.compare(other.read(held, real), other.truths(held), ask)
     write_atomic(out / "opinions.parquet", seen.to_parquet(index=False))
     write_json(out / "opinions.json", found)
     for name, figures in found["models"].items():

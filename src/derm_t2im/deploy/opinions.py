@@ -15,8 +15,9 @@ A model is one of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,21 +153,19 @@ def _three(about: dict[str, Any], name: str, path: Path) -> np.ndarray:
     return values
 
 
-def read(table: pd.DataFrame, where: Path) -> list[np.ndarray]:
-    """The images of a manifest.
+def read(table: pd.DataFrame, where: Path) -> Iterator[np.ndarray]:
+    """The images of a manifest, one after the other.
 
     Raises:
         UserError: if one is missing or unreadable; it names the first.
     """
-    images = []
     for name, path in zip(table["image_id"], table["path"], strict=True):
         try:
-            images.append(read_rgb(Path(path)))
+            yield read_rgb(Path(path))
         except (ImageError, OSError) as error:
             raise UserError(
                 f"{where}: the image {name} ({path}) cannot be read: {error}. Run `dvc checkout`."
             ) from None
-    return images
 
 
 def truths(table: pd.DataFrame) -> list[np.ndarray | None]:
@@ -181,7 +180,7 @@ def truths(table: pd.DataFrame) -> list[np.ndarray | None]:
     return masks
 
 
-def view(classifier: Classifier, images: Sequence[np.ndarray], labels: Sequence[str]) -> pd.DataFrame:
+def view(classifier: Classifier, images: Iterable[np.ndarray], labels: Sequence[str]) -> pd.DataFrame:
     """One model's view: columns ``probability`` (of each image's own label) and ``class`` (the most probable).
 
     Raises:
@@ -194,7 +193,8 @@ def view(classifier: Classifier, images: Sequence[np.ndarray], labels: Sequence[
             f"{classifier.name} knows {', '.join(classifier.classes)}, the images are of {', '.join(unknown)} too: "
             "give a model of the same classes."
         )
-    rows = [classifier.classify(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    rest = iter(images)
+    rows = [classifier.classify(part) for part in iter(lambda: list(islice(rest, BATCH)), [])]
     found = np.concatenate(rows) if rows else np.empty((0, len(classifier.classes)))
     at = [classifier.classes.index(label) for label in labels]
     return pd.DataFrame(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def middle(mask: np.ndarray) -> tuple[float, float] | None:
 
 
 def compare(
-    images: Sequence[np.ndarray], truths: Sequence[np.ndarray | None], segment: Segment | None
+    images: Iterable[np.ndarray], truths: Sequence[np.ndarray | None], segment: Segment | None
 ) -> dict[str, dict[str, float]]:
     """Mean Dice and IoU with 95 % intervals (bootstrap over images), and n: of each pair that can be formed.
 

@@ -39,11 +39,14 @@ WANTED = (
 
 def quiet() -> None:
     """Keep the progress bars and notices of diffusers and transformers off the terminal."""
+    import logging
+
     import diffusers
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        # Their errors are raised as well, and one of ours says it in a line.
+        library.utils.logging.set_verbosity(logging.CRITICAL)
         library.utils.logging.disable_progress_bar()
 
 

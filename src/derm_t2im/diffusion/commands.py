@@ -62,7 +62,7 @@ def base_train(
     _check_target(target, force)
 
     from derm_t2im import runtime, state
-    from derm_t2im.diffusion import architecture, base, own_images, pretrain, prompts, replay, sample
+    from derm_t2im.diffusion import architecture, base, muon, own_images, pretrain, prompts, replay, sample
     from derm_t2im.progress import say
 
     base.quiet()
@@ -103,7 +103,7 @@ def base_train(
         from derm_t2im.sources import broad
 
         about["phantoms"] = images or PHANTOMS
-    code = state.hash_code(architecture, own_images, pretrain, prompts, replay, sample)
+    code = state.hash_code(architecture, muon, own_images, pretrain, prompts, replay, sample)
     work = state.work_folder("base", state.fingerprint(about, code))
     _check_room(work, 4 * numbers * recipe.views * (len(pixels) if manifest else about["phantoms"]))
     if not manifest:

@@ -99,10 +99,9 @@ def sheet(images: np.ndarray, rows: pd.DataFrame, title: str, columns: int = COL
     for image, row in zip(images, rows.itertuples(), strict=True):
         shown = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
         asked = json.loads(str(row.attributes))
-        first, second = [str(row.label)], [asked[key] for key in ("site",) if key in asked]
-        first += [asked[key] for key in ("count", "size") if key in asked]
-        second = ([f"{asked['tone']} skin"] if "tone" in asked else []) + second
-        tiles.append(np.vstack([_line(", ".join(first)), _line(", ".join(second)), shown]))
+        lesion = [str(row.label), *(asked[key] for key in ("count", "size") if key in asked)]
+        around = [asked[key] + " skin" * (key == "tone") for key in ("tone", "site") if key in asked]
+        tiles.append(np.vstack([_line(", ".join(lesion)), _line(", ".join(around)), shown]))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     grid = [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
     return np.vstack([_line(title, columns * TILE), *grid])

@@ -193,15 +193,13 @@ def views(batches: Iterator[np.ndarray], encode: Encode) -> dict[str, np.ndarray
 
     The encoder sees them in every turn; small pictures, which are cheap, are cropped too.
     """
-    embedded: list[list[np.ndarray]] = []
-    pictures: list[list[np.ndarray]] = []
+    embedded, pictures = [], []
     for images in batches:
-        embedded.append([encode(view) for view in pixels.turns(images)])
-        small = [pixels.thumbnails(crop) for crop in (images, *pixels.crops(images))]
-        pictures.append([pixels.standardised(view) for crop in small for view in pixels.turns(crop)])
+        embedded.append(np.stack([encode(view) for view in pixels.turns(images)]))
+        pictures.append(pixels.views(images))
     return {
-        "features": np.stack([np.concatenate(view) for view in zip(*embedded, strict=True)]).astype(np.float64),
-        "pixels": np.stack([np.concatenate(view) for view in zip(*pictures, strict=True)]),
+        "features": np.concatenate(embedded, axis=1).astype(np.float64),
+        "pixels": np.concatenate(pictures, axis=1),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from derm_t2im.fidelity.estimate import Estimate, jackknife_variance, normal, parts
+from derm_t2im.fidelity.estimate import Z95, Estimate, jackknife_variance, normal, parts
 
 
 def _check(x: np.ndarray, y: np.ndarray) -> None:
@@ -135,7 +135,7 @@ def fid_infinity(
     rows = np.arange(sizes)[:, None]
     ends = [end(values[rows, rng.integers(0, draws, (sizes, draws))]) for _ in range(bootstrap)]
     own = fid_interval(x, y, seed=seed)
-    spread = (own.high - own.value) / 1.959963984540054
+    spread = (own.high - own.value) / Z95
     return normal(value, float(np.var(ends)) + spread**2, len(x))
 
 

@@ -51,6 +51,12 @@ def standardised(thumbs: np.ndarray, side: int = 16) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
 
+def views(images: np.ndarray) -> np.ndarray:
+    """Images (n, h, w, 3), whole and cropped, in every turn, as :func:`standardised` vectors (views, n, d)."""
+    small = (thumbnails(crop) for crop in (images, *crops(images)))
+    return np.stack([standardised(view) for crop in small for view in turns(crop)])
+
+
 def colours(thumbs: np.ndarray) -> np.ndarray:
     """Mean and standard deviation of L*, a*, b*, float64 (n, 6), of thumbnails uint8 (n, s, s, 3)."""
     values = lab(thumbs).reshape(len(thumbs), -1, 3).astype(np.float64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,12 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         white = Image.new("RGBA", turned.size, (255, 255, 255, 255))
         turned = Image.alpha_composite(white, turned)
     return np.array(turned.convert("RGB"), dtype=np.uint8)
+
+
+def read_batches(paths: Sequence[Path | str], size: int = 64) -> Iterator[np.ndarray]:
+    """Images of one size, at most ``size`` at a time; else as :func:`read_stack`."""
+    for start in range(0, len(paths), size):
+        yield read_stack(paths[start : start + size])
 
 
 def read_stack(paths: Sequence[Path | str], max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from derm_t2im import paths
+from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
 from derm_t2im.report import charts, pictures, tables, verdict, words
 from derm_t2im.report.evidence import Evidence
@@ -21,20 +21,12 @@ def render(evidence: Evidence, settings: Report) -> str:
         evidence: What the run left behind; a part that is missing leaves its section out or says so.
         settings: Title, and how many sample images a grid shows.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("derm_t2im.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # our own charts, whose texts are escaped when drawn
-    template = environment.get_template("page.html")
-    style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
-    return template.render(style=Markup(style), **context(evidence, settings))
+    pages = templates.environment("derm_t2im.report")
+    pages.filters["svg"] = Markup  # our own charts, whose texts are escaped when drawn
+    style = Markup(templates.source(pages, "style.css"))
+    return pages.get_template("page.html").render(style=style, **context(evidence, settings))
 
 
 def context(evidence: Evidence, settings: Report) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derm_t2im import progress
+from derm_t2im import progress, quarantine
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import io
 from derm_t2im.sources.intake import find_images, open_folder
@@ -65,11 +65,11 @@ def collect(
         images.append(image)
     if not rows:
         raise UserError(f"{PARAMETER}: no image in {folder} can be used ({len(bad)} in quarantine); see docs/data.md.")
-    table = pd.DataFrame(rows)
-    if table["image_id"].duplicated().any():
-        twice = table.loc[table["image_id"].duplicated(), "image_id"].iloc[0]
-        raise UserError(f"{PARAMETER}: two images would be called {twice}; rename one.")
-    return table, images, pd.DataFrame(bad, columns=["image_id", "kind", "path", "reason", "detail"])
+    return (
+        quarantine.unique_ids(pd.DataFrame(rows)),
+        images,
+        pd.DataFrame(bad, columns=["image_id", "kind", "path", "reason", "detail"]),
+    )
 
 
 def _made(said: dict[str, str]) -> dict[str, Any]:

@@ -26,10 +26,15 @@ def run() -> None:
     }
     missing = [f"{name}: there is no folder {place}." for name, place in places.items() if not Path(place).is_dir()]
     tuned, drawn = params.finetune, params.generate
-    try:
-        base.check(tuned.base)
-    except UserError as error:
-        missing.append(str(error))
+    for look in (
+        lambda: base.check(tuned.base),
+        lambda: runtime.check_precision("finetune.precision", tuned.precision),
+        lambda: runtime.check_precision("generate.precision", drawn.precision),
+    ):
+        try:
+            look()
+        except UserError as error:
+            missing.append(str(error))
     if drawn.lora and not Path(drawn.lora).is_file():
         missing.append(f"generate.lora: there is no file {drawn.lora!r}.")
     if drawn.images_from and not Path(drawn.images_from).is_dir():
@@ -40,10 +45,9 @@ def run() -> None:
             missing.append(f"finetune.token: no token for {', '.join(untold)}.")
     if tuned.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         missing.append("finetune.optimizer: adamw8bit needs bitsandbytes; `pip install bitsandbytes`.")
-    for name, precision in (("finetune.precision", tuned.precision), ("generate.precision", drawn.precision)):
-        if precision == "fp16" and runtime.device() == "cpu":
-            missing.append(f"{name}: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
     if missing:
         raise UserError(f"params.yaml: {' '.join(missing)} Nothing was run or removed.")
-    state.write_json(paths.CHECK, {"checked": ["parameters", *places, "finetune.base", "generate.lora"]})
+    state.write_json(
+        paths.CHECK, {"checked": ["parameters", *places, "finetune.base", "generate.lora", "generate.images_from"]}
+    )
     say("check: the parameters are sound, and what they name on the disk is there")

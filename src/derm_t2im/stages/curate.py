@@ -7,7 +7,6 @@ does not give the same bytes: `derm-t2im browse` builds it from the manifest in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.features import Features
 from derm_t2im.fidelity import pixels
 from derm_t2im.fidelity.copies import Search
-from derm_t2im.imaging.io import read_stack
+from derm_t2im.imaging.io import read_batches
 from derm_t2im.params import load
 from derm_t2im.params.curate import Curate
 from derm_t2im.progress import say
@@ -27,8 +26,6 @@ from derm_t2im.state import fingerprint, move_into_place, work_folder, write_jso
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BATCH = 256
 
 
 def run() -> None:
@@ -94,11 +91,7 @@ def _copies(pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.nd
     train, heldout = (real[real["split"] == name] for name in ("train", "val"))
     if train.empty or heldout.empty:  # curate says what is wrong
         return np.full(len(pictures), None, dtype=object)
-    views: list[list[np.ndarray]] = []
-    for images in _batches(train["path"].tolist()):
-        small = [pixels.thumbnails(crop) for crop in (images, *pixels.crops(images))]
-        views.append([pixels.standardised(view) for crop in small for view in pixels.turns(crop)])
-    references = np.stack([np.concatenate(view) for view in zip(*views, strict=True)])
+    references = np.concatenate([pixels.views(images) for images in read_batches(train["path"].tolist())], axis=1)
     null = {"pixels": _pictures(heldout["path"].tolist())}
     copies = Search({"pixels": references}, null, settings.copy_quantile).find({"pixels": pictures})
     of = train["image_id"].to_numpy(dtype=object)[copies.reference]
@@ -125,12 +118,7 @@ def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings:
 
 def _pictures(files: list[str]) -> np.ndarray:
     """Image files as small pictures of mean 0 and length 1, float32 (n, d)."""
-    return np.concatenate([pixels.standardised(pixels.thumbnails(batch)) for batch in _batches(files)])
-
-
-def _batches(files: list[str]) -> Iterator[np.ndarray]:
-    for start in range(0, len(files), BATCH):
-        yield read_stack(files[start : start + BATCH])
+    return np.concatenate([pixels.standardised(pixels.thumbnails(batch)) for batch in read_batches(files)])
 
 
 def _report(outcome: Outcome, settings: Curate) -> None:

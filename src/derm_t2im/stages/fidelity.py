@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from derm_t2im import features, manifest, paths, seeds
 from derm_t2im.errors import UserError
 from derm_t2im.fidelity import assess, kid, pixels
 from derm_t2im.fidelity.copies import Search
-from derm_t2im.imaging.io import read_stack
+from derm_t2im.imaging.io import read_batches, read_stack
 from derm_t2im.params import load
 from derm_t2im.params.fidelity import Fidelity
 from derm_t2im.progress import say
@@ -20,7 +19,6 @@ from derm_t2im.state import write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH = 64
 NOISE = 200  # images of noise, the ceiling of every metric
 
 
@@ -42,7 +40,9 @@ def run() -> None:
     )  # fmt: skip
 
     seen = _seen_by_generator(splits)
-    search = Search(assess.views(_batches(seen), encode), assess.spaces(real), settings.copy_quantile)
+    search = Search(
+        assess.views(read_batches(seen["path"].tolist()), encode), assess.spaces(real), settings.copy_quantile
+    )
     found = search.find(assess.spaces(made))
     rng = seeds.generator(settings.seed, "planted copies")
     chosen = seen.iloc[np.sort(rng.permutation(len(seen))[: settings.planted_copies])]
@@ -85,7 +85,7 @@ def _images(table: pd.DataFrame, known: features.Features) -> assess.Images:
     return assess.Images(
         features=known.rows(ids),
         labels=table["label"].to_numpy(dtype=object),
-        thumbs=np.concatenate([pixels.thumbnails(batch) for batch in _batches(table)]),
+        thumbs=np.concatenate([pixels.thumbnails(batch) for batch in read_batches(table["path"].tolist())]),
         predicted=known.predicted(ids),
         probabilities=known.probabilities[known.index(ids)],
         tones=_column(table, "tone"),
@@ -99,9 +99,3 @@ def _column(table: pd.DataFrame, name: str) -> np.ndarray:
         return np.full(len(table), None, dtype=object)
     values = table[name].astype(object)
     return values.where(values.notna(), None).to_numpy(dtype=object)
-
-
-def _batches(table: pd.DataFrame) -> Iterator[np.ndarray]:
-    files = table["path"].tolist()
-    for start in range(0, len(files), BATCH):
-        yield read_stack(files[start : start + BATCH])

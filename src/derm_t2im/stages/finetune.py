@@ -21,6 +21,7 @@ from derm_t2im.diffusion import (
     prompts,
     replay,
     sample,
+    training_run,
     watch,
 )
 from derm_t2im.errors import UserError, enough_memory
@@ -55,13 +56,12 @@ def run() -> None:
     classes = sorted(table.loc[table["split"] == "train", "label"].unique())
     _refuse_gaps(settings, classes, seeds, val)
     device = runtime.device()
-    if settings.precision == "fp16" and device == "cpu":
-        raise UserError("finetune.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
+    runtime.check_precision("finetune.precision", settings.precision)
     pipe = base.load(settings.base, device=device)
     size = base.image_size(pipe)
     images, val_images = _images(seeds, size), _images(val, size)
     inputs = [base.sha256(settings.base), state.hash_file(paths.SPLITS_MANIFEST)]
-    code = state.hash_code(base, dreambooth, kohya, lora, precompute, prompts, replay, sample, watch)
+    code = state.hash_code(base, dreambooth, kohya, lora, precompute, prompts, replay, sample, training_run, watch)
     # Gradient checkpointing changes no bit, so a run that ran out of memory goes on with it.
     result = settings.model_copy(update={"gradient_checkpointing": False})
     work = state.work_folder("finetune", state.fingerprint(result, inputs, code))

@@ -136,8 +136,7 @@ def _pairs(part: pd.DataFrame, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, 
 
 def _pipeline(settings: Generate, tuned: Finetune, label: str) -> StableDiffusionPipeline:
     device = runtime.device()
-    if settings.precision == "fp16" and device == "cpu":
-        raise UserError("generate.precision: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
+    runtime.check_precision("generate.precision", settings.precision)
     pipe = base.load(tuned.base, settings.precision, device)
     lora.merge(pipe, _trained(settings, tuned, label), settings.beta)
     return sample.prepare(pipe)

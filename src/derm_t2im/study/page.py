@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from derm_t2im import templates
 from derm_t2im.vocabulary import label_words
 
 VIEW = 512  # width at which an image is shown, CSS pixels, as far as whole multiples reach it
@@ -23,16 +24,9 @@ class Shown(NamedTuple):
 
 def render(study: str, labels: Sequence[str], shown: Sequence[Shown], side: int) -> str:
     """The page as text; equal input gives equal bytes."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("derm_t2im.study", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment("derm_t2im.study")
     # Pairs are numbered as they come: the number of a row would tell a kind.
     pairs: dict[int, int] = {}
     items: list[dict[str, Any]] = []
