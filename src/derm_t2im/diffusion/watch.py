@@ -111,5 +111,5 @@ def _line(text: str, width: int = TILE) -> np.ndarray:
     import cv2
 
     strip = np.full((STRIP, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (2, STRIP - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(strip, text, (2, STRIP - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (0, 0, 0), 1, cv2.LINE_AA)
     return strip

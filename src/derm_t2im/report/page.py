@@ -73,7 +73,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "fidelity_headings": [name for _, name in tables.FIDELITY],
         "fidelity_groups": [
             ("Sampler", tables.fidelity(fidelity.get("samplers", {}))),
-            ("Skin tone, measured", tables.fidelity(fidelity.get("tones", {}))),
+            ("Skin tone", tables.fidelity(fidelity.get("tones", {}))),
         ],
         "kid_charts": charts.kid(evidence.of("finetune"), fidelity),
         "copies": copies(fidelity.get("copies", {})),

@@ -193,7 +193,7 @@ def fidelity(metrics: Mapping[str, Any]) -> list[Row]:
         "all" in labels
     ):
         values = metrics[label]
-        cells = [cell(values, "kid", digits=4), cell(values, "kid_floor", digits=4)]
+        cells = [cell(values, "kid", digits=3), cell(values, "kid_floor", digits=3)]
         for key, _ in FIDELITY:
             real = words.number(values.get(f"{key}_real", values.get(f"{key}_floor")), digits=2)
             cells.append(Cell(words.number(values.get(key), digits=2), f"real {real}" if real != words.NONE else ""))
