@@ -179,10 +179,6 @@ class Project:
         self.probe = networks.load(paths.PROBE)
         self.images = read_stack(self.table["path"].tolist())
         self.folder = Path(tempfile.mkdtemp())
-        if "fine_detail" not in self.table:  # a run from before it was measured
-            self.table["fine_detail"] = [quality.measure(image)["fine_detail"] for image in self.images]
-            files = self.real["path"].tolist()
-            self.real["fine_detail"] = [quality.measure(image)["fine_detail"] for image in read_stack(files)]
         train = self.real[self.real["split"] == "train"]
         self.seeds = train[train["seed_image"].fillna(False).astype(bool)]
 

@@ -52,6 +52,7 @@ COLUMNS: dict[str, str] = {
     "ink": "double",
     "gel_bubble": "double",
     "hair_fraction": "double",
+    "hair_left": "double",  # real images: what the processed image still has of it
     "lesion_area": "double",  # share of the image
     "lesion_count": "int32",
     "lesion_asymmetry": "double",

@@ -50,7 +50,7 @@ def build(root: Path, synthetic: int = 60, size: int = 64) -> dict[str, list[str
             real.append(
                 _row(root, path, name, phantom, phantom.image)
                 | {"kind": "real", "split": split, "seed_image": split == "train" and i < 10, "group_id": name}
-                | {"source": style.name, "licence": "CC0-1.0", "attribution": "rendered"}
+                | {"source": style.name, "licence": "CC0-1.0", "attribution": "rendered", "hair_left": 0.0}
             )
     rows, planted = _synthetic(root, images, synthetic, size)
     manifest.write(pd.DataFrame(real), root / paths.SPLITS_MANIFEST)

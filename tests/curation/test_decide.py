@@ -43,6 +43,7 @@ def world():
             "split": splits,
             "group_id": [f"g{i:03d}" for i in range(120)],
             "fine_detail": rng.uniform(0.5, 1, 120),
+            "hair_left": 0.0,
         }
     )
     n = 40
@@ -131,8 +132,19 @@ def test_one_of_several_that_show_one_picture_stays(world):
 
 def test_images_that_were_never_measured_are_said(world):
     lacking = (world[0].drop(columns="fine_detail"), *world[1:])
-    with pytest.raises(UserError, match=r"synthetic images have no measured detail .*dvc repro"):
+    with pytest.raises(UserError, match=r"synthetic images have no measured `fine_detail`.*dvc repro generate"):
         run(lacking)
+    before = (*world[:3], world[3].drop(columns="hair_left"), world[4])
+    with pytest.raises(UserError, match=r"real training images have no measured `hair_left`.*dvc repro preprocess"):
+        run(before)
+
+
+def test_hair_is_judged_by_what_real_images_have_left(world):
+    table, *_, real, _ = world
+    table.loc[4, "hair_fraction"] = 0.02
+    assert row(run(world), "s004")["reason"] == "hair"
+    real["hair_left"] = 0.03
+    assert row(run(world), "s004")["decision"] == "kept"
 
 
 def test_the_twin_of_a_rejected_image_stays(world):

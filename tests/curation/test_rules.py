@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from derm_t2im.curation import rules
 from derm_t2im.params.curate import Curate
 
-BOUNDS = rules.limits(Curate(min_uniqueness=0.1), np.linspace(0.5, 1, 101), np.linspace(1, 3, 101), 0.1)
+BOUNDS = rules.limits(Curate(min_uniqueness=0.1), np.zeros(101), np.linspace(0.5, 1, 101), np.linspace(1, 3, 101), 0.1)
 GOOD = {
     "label": "benign",
     "hair_fraction": 0.004,
@@ -44,6 +44,12 @@ def judge(*rows: dict) -> rules.Findings:
 
 def test_limits_are_quantiles_of_the_real_images():
     assert (BOUNDS.detail, BOUNDS.off_manifold) == (pytest.approx(0.505), pytest.approx(2.98))
+
+
+def test_hair_may_cover_what_it_covers_of_real_images():
+    hair = np.linspace(0, 0.1, 101)
+    wide, narrow = (rules.limits(Curate(hair_quantile=q), hair, np.ones(9), np.ones(9), 0.1).hair for q in (0.9, 0))
+    assert (wide, narrow, BOUNDS.hair) == (pytest.approx(0.09), 0.005, 0.005)
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -80,9 +86,9 @@ def test_missing_values_of_nullable_columns_count_as_unmeasured():
     assert rules.judge(table, BOUNDS).explanation[0] == "Not measured: ink."
 
 
-@pytest.mark.parametrize("empty", range(2))
+@pytest.mark.parametrize("empty", [0, 1, 2])
 def test_limits_need_real_images(empty):
-    arrays = [np.ones(3), np.ones(3)]
+    arrays = [np.ones(3), np.ones(3), np.ones(3)]
     arrays[empty] = np.array([])
     with pytest.raises(ValueError, match="real images"):
         rules.limits(Curate(), *arrays, 0.1)

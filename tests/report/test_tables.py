@@ -73,8 +73,20 @@ def test_samples_are_drawn_by_id_not_by_place(evidence) -> None:  # type: ignore
 def test_hair_pairs_are_those_with_most_hair(evidence) -> None:  # type: ignore[no-untyped-def]
     pairs = pictures.hair_pairs(evidence.root, evidence.raw, evidence.real, most=3)
     most = evidence.real.nlargest(3, "hair_fraction")["image_id"].tolist()
-    assert [pair.before.name for pair in pairs] == most
-    assert all(pair.before.src != pair.after.src for pair in pairs)
+    assert [pair.left.name for pair in pairs] == most
+    assert all(pair.left.src != pair.right.src for pair in pairs)
+
+
+def test_rejected_copies_stand_beside_what_they_repeat(evidence) -> None:  # type: ignore[no-untyped-def]
+    train = evidence.real[evidence.real["split"] == "train"]
+    rejected = evidence.synthetic.query("decision == 'rejected'")
+    source, copy = train["image_id"].iloc[0], rejected["image_id"].iloc[1]
+    named = rejected.assign(copy_of=source)
+    named.loc[named["image_id"] == copy, "reason"] = "copy"
+    (pair,) = pictures.copy_pairs(evidence.root, train, named)
+    assert (pair.left.name, pair.right.name) == (source, copy)
+    assert "rejected" in pair.right.provenance
+    assert pictures.copy_pairs(evidence.root, train, named[named["reason"] != "copy"]) == []
 
 
 def test_rejected_images_without_a_reason_are_shown_as_such(evidence) -> None:  # type: ignore[no-untyped-def]

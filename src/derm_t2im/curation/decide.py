@@ -80,8 +80,8 @@ def curate(
 
     Args:
         pool: The synthetic images.
-        real: Manifest of the real images with ``split``, ``label``, ``fine_detail`` and, where known,
-            ``group_id``.
+        real: Manifest of the real images with ``split``, ``label``, ``fine_detail``, ``hair_left`` and,
+            where known, ``group_id``.
         real_matrix: Their features, rows in step.
         decisions: What reviewers said.
         settings: Section `curate`.
@@ -131,20 +131,23 @@ def _bounds(real: pd.DataFrame, matrix: np.ndarray, settings: Curate, pool: pd.D
     close = neighbours.close_distance(matrix[train], group.astype(str), rules.pair_share(settings, len(pool)))
     if not np.isfinite(close):
         raise UserError("curate needs training images of at least two lesions: raise split.train.")
-    if lacking := [name for name, one in (("real", real), ("synthetic", pool)) if "fine_detail" not in one]:
-        raise UserError(
-            f"The {' and '.join(lacking)} images have no measured detail (column `fine_detail` of the manifest): run "
-            "`dvc repro preprocess generate`."
-        )
-    detail = real.loc[train, "fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan)
-    detail = detail[np.isfinite(detail)]
-    if not len(detail):
-        raise UserError("The real training images have no measured detail: run `dvc repro preprocess`.")
+    if "fine_detail" not in pool:
+        raise UserError("The synthetic images have no measured `fine_detail`: run `dvc repro generate`.")
+    detail, hair = (_measured(real[train], name) for name in ("fine_detail", "hair_left"))
     # A small autoencoder softens all it draws: a blurred image stands out from its own pool.
     own = np.nanmedian(pool["fine_detail"].to_numpy(dtype=np.float64, na_value=np.nan))
     softness = min(1.0, own / np.median(detail)) if np.isfinite(own) and np.median(detail) > 0 else 1.0
     distances = neighbours.nearest(matrix[heldout], matrix[train])[1]
-    return rules.limits(settings, detail * softness, distances, close), int(heldout.sum())
+    return rules.limits(settings, hair, detail * softness, distances, close), int(heldout.sum())
+
+
+def _measured(real: pd.DataFrame, name: str) -> np.ndarray:
+    """A measured column of real images, without those for which it is not known."""
+    values = real[name].to_numpy(dtype=np.float64, na_value=np.nan) if name in real else np.empty(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise UserError(f"The real training images have no measured `{name}`: run `dvc repro preprocess`.")
+    return values
 
 
 def _place(

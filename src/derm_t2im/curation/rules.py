@@ -31,7 +31,7 @@ REASONS: dict[str, str] = {
     "unmeasured": "a value that the rules need could not be measured",
     "ruler": "it shows a ruler",
     "ink": "it shows ink marks",
-    "hair": "hair covers too much of it",
+    "hair": "hair covers more of it than of real images as preprocessed",
     "blur": "it has less fine detail than its pool, given how much real images vary",
     "off_manifold": "it is farther from every real training image than held-out real images are",
     "copy": "it repeats a real training image",
@@ -73,11 +73,18 @@ class Limits:
     close_share: float
 
 
-def limits(settings: Curate, real_detail: np.ndarray, heldout_distances: np.ndarray, near_duplicate: float) -> Limits:
+def limits(
+    settings: Curate,
+    real_hair: np.ndarray,
+    real_detail: np.ndarray,
+    heldout_distances: np.ndarray,
+    near_duplicate: float,
+) -> Limits:
     """Bounds from the parameters and from what real images look like.
 
     Args:
         settings: Section `curate`.
+        real_hair: ``hair_left`` of the real training images.
         real_detail: ``fine_detail`` of the real training images, scaled to the pool's median where that is lower.
         heldout_distances: Distance of each held-out real image to the nearest training image:
             the null that outliers are judged against.
@@ -86,11 +93,11 @@ def limits(settings: Curate, real_detail: np.ndarray, heldout_distances: np.ndar
     Raises:
         ValueError: if one of the arrays is empty or not finite.
     """
-    for name, values in (("detail", real_detail), ("distances", heldout_distances)):
+    for name, values in (("hair", real_hair), ("detail", real_detail), ("distances", heldout_distances)):
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"the real images' {name} must be finite and not empty")
     return Limits(
-        hair=settings.max_hair_fraction,
+        hair=max(settings.max_hair_fraction, float(np.quantile(real_hair, settings.hair_quantile))),
         ruler=settings.max_ruler,
         ink=settings.max_ink,
         detail=float(np.quantile(real_detail, settings.sharpness_quantile))

@@ -27,8 +27,9 @@ def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Me
     into the skin. Nothing here changes colours, so tone and cast are those of the source.
 
     Returns:
-        ``image_id``, ``sha256`` of the PNG, ``phash`` and all of :data:`quality.COLUMNS`; or
-        ``image_id``, ``reason`` and ``detail`` where the image cannot be used.
+        ``image_id``, ``sha256`` of the PNG, ``phash``, ``hair_left`` (share of what was written that still looks
+        like hair) and all of :data:`quality.COLUMNS`; or ``image_id``, ``reason`` and ``detail`` where the image
+        cannot be used.
     """
     try:
         rgb = io.read_rgb(job.source, max_pixels, min_side)
@@ -44,6 +45,7 @@ def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Me
     small = bare if method == "directional" else io.square(hair.remove_hair(crop, method)[0], size)
     measured = quality.measure(original, io.square(found, size), bare)
     measured["hair_fraction"] = float(found.mean())
+    measured["hair_left"] = float(hair.hair_mask(small).mean())
     io.write_png(job.target, small)
     digest = hashlib.sha256(job.target.read_bytes()).hexdigest()
     return {"image_id": job.image_id, "sha256": digest, "phash": hashing.phash(small), **measured}

@@ -66,6 +66,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "before": pictures.sheet(root / paths.LORA / "before.png", "Drawn by the base model before fine-tuning"),
         "after": pictures.sheet(root / paths.LORA / "after.png", "Drawn after fine-tuning, same prompts and seeds"),
         "hair": _hair(evidence),
+        "repeats": pictures.copy_pairs(root, train, rejected) if train is not None and rejected is not None else [],
         "curation": evidence.of("curation"),
         "kept": tables.kept(synthetic),
         "rejected": tables.bars(evidence.of("curation").get("rejected", {}), evidence.of("curation").get("pool")),

@@ -136,10 +136,10 @@ def sheet(path: Path, alt: str) -> Picture | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image before and after hair removal."""
+    """Two images to compare, side by side."""
 
-    before: Picture
-    after: Picture
+    left: Picture
+    right: Picture
 
 
 def hair_pairs(root: Path, raw: pd.DataFrame, processed: pd.DataFrame, most: int = 6) -> list[Pair]:
@@ -168,6 +168,22 @@ def hair_pairs(root: Path, raw: pd.DataFrame, processed: pd.DataFrame, most: int
                 Picture(data_uri(after), f"{label}, after hair removal", said, name, label),
             )
         )
+    return pairs
+
+
+def copy_pairs(root: Path, real: pd.DataFrame, rejected: pd.DataFrame, most: int = 12) -> list[Pair]:
+    """Training images, and beside each the synthetic image that was rejected for repeating it."""
+    if "copy_of" not in rejected or "reason" not in rejected:
+        return []
+    known = {str(row["image_id"]): row for row in real.to_dict("records")}
+    found = rejected[(rejected["reason"] == "copy") & rejected["copy_of"].isin(list(known))]
+    ids = sorted(found["image_id"], key=lambda image_id: seeds.derive("report", str(image_id)))[:most]
+    pairs = []
+    for row in found[found["image_id"].isin(ids)].sort_values("image_id").to_dict("records"):
+        both = (picture(root, {str(k): v for k, v in one.items()}) for one in (known[str(row["copy_of"])], row))
+        left, right = both
+        if left and right:
+            pairs.append(Pair(left, right))
     return pairs
 
 

@@ -114,6 +114,7 @@ def _metrics(table: pd.DataFrame, bad: pd.DataFrame) -> dict[str, Any]:
         "lesion_counts": quarantine.tally(table["lesion_count"]),
         "means": {name: float(table[name].mean()) for name in numbers},
         "with_hair": float((table["hair_fraction"] > 0).mean()),
+        "with_hair_left": float((table["hair_left"] > 0).mean()),
     }
     for measured, truth in (("lesion_area", "truth_area"), ("lesion_count", "truth_count"), ("ita", "truth_ita"),
                             ("hair_fraction", "truth_hair")):  # fmt: skip
