@@ -184,7 +184,8 @@ def describe(values: Values, test: TestSet) -> dict[str, Any]:
         points = values[name][:, 0]
         figures[f"{name}_seed_sd"] = float(points.std(ddof=1)) if len(points) > 1 else None
         if len(points) > 1:
-            figures[f"{name}_seeds_low"], figures[f"{name}_seeds_high"] = inference.over_seeds(values[name]).interval()
+            low, high = inference.over_seeds(values[name]).interval()
+            figures[f"{name}_seeds_low"], figures[f"{name}_seeds_high"] = max(low, 0.0), min(high, 1.0)
     return figures | {"seeds": len(values["accuracy"])}
 
 
@@ -274,6 +275,8 @@ def contrast(
         "needed_n_accuracy_gain": inference.images_for_accuracy(discordant, gain),
         "needed_n_auc": inference.images_for_auc(error, n, auc),
         "needed_n_auc_gain": inference.images_for_auc(error, n, gain),
+        "margin": margin,
+        "gain": gain,
         "n": n,
         "p": statistics.bootstrap_p(differences["accuracy"][0, 1:]),
         "p_auc": statistics.bootstrap_p(differences["auc"][0, 1:]),
@@ -293,7 +296,7 @@ def _judged(name: str, p: str, differences: np.ndarray, figures: Mapping[str, An
     if len(differences) > 1 and not np.isnan(both.error):
         low, high = both.interval()
         within = both.tost(margin)
-        found |= {f"{name}_seeds_low": low, f"{name}_seeds_high": high, f"{p}_seeds": both.p()}
+        found |= {f"{name}_seeds_low": max(low, -1.0), f"{name}_seeds_high": min(high, 1.0), f"{p}_seeds": both.p()}
     else:
         low, high = figures[f"{name}_low"], figures[f"{name}_high"]
         within = inference.tost_of_draws(differences.mean(axis=0)[1:], margin)

@@ -104,6 +104,10 @@ def _normal() -> tuple[float, float]:
     return float(norm.ppf(1 - LEVEL / 2)), float(norm.ppf(POWER))
 
 
+def _whole(images: float) -> float:
+    return images if math.isnan(images) else float(math.ceil(images))
+
+
 def images_for_auc(error: float, n: int, gain: float) -> float:
     """Test images at which a difference ``gain`` in AUC is found with 80 % power, two-sided 5 %.
 
@@ -111,7 +115,7 @@ def images_for_auc(error: float, n: int, gain: float) -> float:
     1 / n at the same share of positives. NaN where nothing is to be found, or nothing is known.
     """
     alpha, beta = _normal()
-    return n * ((alpha + beta) * error / gain) ** 2 if gain else math.nan
+    return _whole(n * ((alpha + beta) * error / gain) ** 2) if gain else math.nan
 
 
 def images_for_accuracy(discordant: float, gain: float) -> float:
@@ -124,7 +128,7 @@ def images_for_accuracy(discordant: float, gain: float) -> float:
         return math.nan
     alpha, beta = _normal()
     share = max(discordant, abs(gain))
-    return ((alpha * math.sqrt(share) + beta * math.sqrt(share - gain**2)) / gain) ** 2
+    return _whole(((alpha * math.sqrt(share) + beta * math.sqrt(share - gain**2)) / gain) ** 2)
 
 
 def images_unpaired(share_a: float, share_b: float) -> float:
@@ -137,4 +141,4 @@ def images_unpaired(share_a: float, share_b: float) -> float:
     alpha, beta = _normal()
     mean = (share_a + share_b) / 2
     apart = share_a * (1 - share_a) + share_b * (1 - share_b)
-    return ((alpha * math.sqrt(2 * mean * (1 - mean)) + beta * math.sqrt(apart)) / (share_a - share_b)) ** 2
+    return _whole(((alpha * math.sqrt(2 * mean * (1 - mean)) + beta * math.sqrt(apart)) / (share_a - share_b)) ** 2)

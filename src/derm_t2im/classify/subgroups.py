@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from derm_t2im.classify.evaluation import TestSet
 
 AGES = (0, 30, 50, 70)  # years; the last band is open
+LEAST_POSITIVES = 10  # in a group whose sensitivity is compared
 DEALS = 200  # random deals of the groups' names
 UNKNOWN = {"", "unknown", "unspecified", "not stated", "nan", "none", "na", "n/a"}
 
@@ -79,11 +80,11 @@ def compare(
     images ``auc`` (of the positive finding; undefined where a class is missing), ``balanced_accuracy`` and
     ``sensitivity`` at the operating ``thresholds`` (seeds,), means over seeds with intervals. Summary: of ``auc``, or
     of ``balanced_accuracy`` where fewer than two groups have an AUC, the ``worst`` group, its value and the ``gap`` to
-    the best one.
+    the best one; what begins with ``sensitivity_`` says the same of sensitivity, over groups with enough positives.
     """
     names = sorted(set(attribute.group) - {""})
     records: list[dict[str, Any]] = []
-    values: dict[str, dict[str, np.ndarray]] = {"auc": {}, "balanced_accuracy": {}}
+    values: dict[str, dict[str, np.ndarray]] = {"auc": {}, "balanced_accuracy": {}, "sensitivity": {}}
     for name in names:
         mask = attribute.group == name
         true = np.isin(test.truth[mask], positive)
@@ -95,27 +96,31 @@ def compare(
             measured = _measure(probabilities[:, mask], part, thresholds, positive)
             record |= evaluation.summary({key: value[None] for key, value in measured.items()})
             for key, found in values.items():
-                if key in measured and np.isfinite(measured[key][0]):
+                enough = key != "sensitivity" or true.sum() >= LEAST_POSITIVES
+                if key in measured and np.isfinite(measured[key][0]) and enough:
                     found[name] = measured[key]
         records.append(record)
     measure = "auc" if len(values["auc"]) > 1 else "balanced_accuracy"
     known = values[measure]
     summary: dict[str, Any] = {"groups": len(known), "too_small": sum(r["n"] < least for r in records)}
     if len(known) > 1:
-        stacked = np.stack(list(known.values()))
-        gaps = np.nanmax(stacked, axis=0) - np.nanmin(stacked, axis=0)
-        low, high = statistics.interval(gaps[1:])
-        worst = list(known)[int(stacked[:, 0].argmin())]
-        summary |= {
-            "measure": measure,
-            "worst": worst,
-            "best": list(known)[int(stacked[:, 0].argmax())],
-            **{f"worst_{key}": float(found[worst][0]) for key, found in values.items() if worst in found},
-            "gap": float(gaps[0]), "gap_low": low, "gap_high": high,
-        }  # fmt: skip
+        summary |= {"measure": measure, **_gap(known)}
+        summary |= {f"worst_{key}": float(found[summary["worst"]][0]) for key, found in values.items()
+                    if summary["worst"] in found}  # fmt: skip
+        if len(values["sensitivity"]) > 1:
+            summary |= {f"sensitivity_{key}": value for key, value in _gap(values["sensitivity"]).items()}
         if measure == "auc":
-            summary |= _by_chance(probabilities, test, attribute.group, list(known), positive, float(gaps[0]), rng)
+            summary |= _by_chance(probabilities, test, attribute.group, list(known), positive, summary["gap"], rng)
     return summary, records
+
+
+def _gap(known: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The worst and the best of some groups (1 + draws,), and the gap between them with its interval."""
+    stacked = np.stack(list(known.values()))
+    gaps = np.fmax.reduce(stacked) - np.fmin.reduce(stacked)  # without groups that a draw leaves undefined
+    low, high = statistics.interval(gaps[1:])
+    worst, best = (list(known)[int(k)] for k in (stacked[:, 0].argmin(), stacked[:, 0].argmax()))
+    return {"worst": worst, "best": best, "gap": float(gaps[0]), "gap_low": low, "gap_high": high}
 
 
 def _measure(
