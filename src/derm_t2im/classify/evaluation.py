@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -189,24 +189,25 @@ def describe(values: Values, test: TestSet) -> dict[str, Any]:
     return figures | {"seeds": len(values["accuracy"])}
 
 
-class Calibrated(NamedTuple):
-    """Figures after temperature scaling, and the probabilities (seeds, n, k) behind them."""
-
-    figures: dict[str, Any]
-    probabilities: np.ndarray
+def scale(
+    probabilities: np.ndarray, val_probabilities: np.ndarray, val_truth: np.ndarray
+) -> tuple[np.ndarray, list[float]]:
+    """Probabilities (seeds, n, k) after a temperature per seed fitted on validation images, and the temperatures."""
+    temperatures = [calibration.fit_temperature(p, val_truth) for p in val_probabilities]
+    scaled = [calibration.apply_temperature(p, t) for p, t in zip(probabilities, temperatures, strict=True)]
+    return np.stack(scaled), temperatures
 
 
 def calibrated(
     probabilities: np.ndarray, test: TestSet, val_probabilities: np.ndarray, val_truth: np.ndarray, bins: int
-) -> Calibrated:
+) -> dict[str, Any]:
     """ECE and Brier score after a temperature fitted on validation images, per seed."""
-    temperatures = [calibration.fit_temperature(p, val_truth) for p in val_probabilities]
-    scaled = [calibration.apply_temperature(p, t) for p, t in zip(probabilities, temperatures, strict=True)]
+    scaled, temperatures = scale(probabilities, val_probabilities, val_truth)
     values = {
         "ece": np.stack([statistics.ece(p, test.truth, bins, test.counts) for p in scaled]),
         "brier": np.stack([statistics.brier(p, test.truth, test.counts) for p in scaled]),
     }
-    return Calibrated(summary(values) | {"temperature": float(np.mean(temperatures))}, np.stack(scaled))
+    return summary(values) | {"temperature": float(np.mean(temperatures))}
 
 
 def thresholds(
@@ -220,21 +221,27 @@ def thresholds(
 
 
 def operating(
-    probabilities: np.ndarray, test: TestSet, thresholds: np.ndarray, positive: list[int], sensitivity: float
+    probabilities: np.ndarray,
+    test: TestSet,
+    val_probabilities: np.ndarray,
+    val_truth: np.ndarray,
+    positive: list[int],
+    sensitivity: float,
 ) -> dict[str, Any]:
-    """Sensitivity and specificity at the :func:`thresholds` (seeds,) that reach ``sensitivity`` on validation images.
+    """Sensitivity and specificity at the threshold that reaches ``sensitivity`` on validation images, per seed.
 
     Undefined where validation holds no positive image.
     """
+    bounds = thresholds(val_probabilities, val_truth, positive, sensitivity)
     true = np.isin(test.truth, positive)
     found, spared = [], []
-    for p, threshold in zip(probabilities, thresholds, strict=True):
+    for p, threshold in zip(probabilities, bounds, strict=True):
         flagged = p[:, positive].sum(axis=1) >= threshold
         known = 1.0 if np.isfinite(threshold) else np.nan
         found.append(known * statistics.recall(flagged, true, test.counts))
         spared.append(known * statistics.recall(~flagged, ~true, test.counts))
     figures = summary({"sensitivity": np.stack(found), "specificity": np.stack(spared)})
-    return figures | {"threshold": float(np.mean(thresholds)), "val_sensitivity": sensitivity}
+    return figures | {"threshold": float(np.mean(bounds)), "val_sensitivity": sensitivity}
 
 
 def contrast(

@@ -168,7 +168,7 @@ def reliability(curves: Sequence[Curve], title: str, describe: str, n: str = "",
 def abstention(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
     """Accuracy over the share of images that is answered, with bands of 95 %."""
     with _context(f"abstention {title}"):
-        figure, axes = _blank(2.9, 2.8)
+        figure, axes = _blank(2.9, 2.8 + 0.1 * len(curves))
         for curve in curves:
             colour, _, dash = SERIES.get(curve.series, _OTHER)
             if curve.low:
@@ -181,7 +181,7 @@ def abstention(curves: Sequence[Curve], title: str, describe: str, n: str = "") 
         axes.set_axisbelow(True)
         axes.set_xlabel("share answered" + (f"   (n = {n} at 1)" if n else ""))
         axes.set_ylabel("accuracy of the answers")
-        axes.legend(loc="lower left", handlelength=2.6)
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
         axes.set_title(title)
         return _svg(figure, title, describe)
 

@@ -53,6 +53,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "holm": _holm(contrasts),
         "facts": facts(evidence),
         "main": reliance.main(classification),
+        "beyond": reliance.beyond(contrasts),
         "margin": margin,
         "gain": gain,
         "needed": tables.needed(contrasts),

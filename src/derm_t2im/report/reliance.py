@@ -66,19 +66,40 @@ def _against_real(classification: Mapping[str, Any], arch: str, mix: str, test: 
 def _entry(
     values: Mapping[str, Any], key: str, form: words.Form, against: Mapping[str, Any], p: str, mix: str
 ) -> Entry:
-    notes = []
-    if words.is_number(values.get("n")):
-        notes.append(f"n = {words.count(values['n'])}")
+    notes = [f"n = {words.count(values['n'])}"] if words.is_number(values.get("n")) else []
     if mix != "real" and words.is_number(against.get(p)):
-        notes.append(f"p {_equal(against[p])}")
+        notes = [", ".join([*notes, f"p {_equal(against[p])}"])]
         if words.is_number(against.get(f"{p}_seeds")):
-            notes.append(f"new seeds too: p {_equal(against[f'{p}_seeds'])}")
+            notes.append(f"with seeds: p {_equal(against[f'{p}_seeds'])}")
     return Entry(words.number(values.get(key), form), words.bounds(values, key, form), notes)
 
 
 def _equal(p: float) -> str:
     said = words.p_value(p)
     return said if said.startswith("<") else f"= {said}"
+
+
+def beyond(contrasts: Sequence[words.Contrast]) -> list[Row]:
+    """Differences for new training runs as well, and what the margin of equivalence makes of them."""
+    rows = []
+    for c in contrasts:
+        if not (c.values.get("auc_verdict") or c.values.get("accuracy_verdict")):
+            continue
+        cells = [_where(c.arch, c.test)]
+        for key, form, p in (("auc", "difference", "p_auc"), ("accuracy", "points", "p")):
+            of_seeds = f"{p}_seeds"
+            holm = c.values.get(f"{of_seeds}_holm")
+            cells += [
+                Cell(words.bounds(c.values, f"{key}_seeds", form) or words.NONE),  # type: ignore[arg-type]
+                Cell(
+                    words.p_value(c.values.get(of_seeds)),
+                    f"Holm {words.p_value(holm)}" if words.is_number(holm) else "",
+                ),
+                Cell(words.p_value(c.values.get(f"{p}_within_margin"))),
+                Cell(str(c.values.get(f"{key}_verdict") or words.NONE)),
+            ]
+        rows.append(Row(f"{words.mix(c.a)} {words.MINUS} {words.mix(c.b)}", cells))
+    return rows
 
 
 def calibration(classification: Mapping[str, Any]) -> list[Row]:

@@ -137,9 +137,6 @@ def differences(contrasts: Sequence[words.Contrast]) -> list[Row]:
             cell(c.values, "accuracy", "points"),
             Cell(words.p_value(c.values.get("p")), _holm(c.values.get("p_holm"))),
             Cell(c.outcome("auc")),
-            Cell(words.bounds(c.values, "auc_seeds", "difference") or words.NONE),
-            Cell(words.p_value(c.values.get("p_auc_seeds")), _holm(c.values.get("p_auc_seeds_holm"))),
-            Cell(str(c.values.get("auc_verdict") or words.NONE)),
         ]
         rows.append(Row(name, cells, words.count(c.n)))
     return rows

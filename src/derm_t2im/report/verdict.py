@@ -85,10 +85,10 @@ def _beyond(group: Sequence[Contrast]) -> str:
     better, worse = (sum(v.startswith(w) for v in known) for w in ("better", "worse"))
     if better or worse:
         of = _comparisons(len(known))
-        return f"Of new training runs too: improvement in {better}, deterioration in {worse} of {of}."
+        return f"With the spread of training runs: improvement in {better}, deterioration in {worse} of {of}."
     equal = known.count("equivalent")
     same = f", shown to be equivalent in {equal}" if equal else ""
-    return f"Of new training runs too: no difference shown in {_comparisons(len(known))}{same}."
+    return f"With the spread of training runs: no difference shown in {_comparisons(len(known))}{same}."
 
 
 def _comparisons(n: int) -> str:
@@ -101,7 +101,7 @@ def _line(c: Contrast) -> Line:
         difference = words.number(c.values["auc"], "difference")
         parts.append(f"AUC {difference} {words.bounds(c.values, 'auc', 'difference')}{_p(c, 'p_auc')}")
         if seeds := words.bounds(c.values, "auc_seeds", "difference"):
-            parts.append(f"of new training runs too {seeds}")
+            parts.append(f"with the spread of training runs {seeds}")
     if words.is_number(c.values.get("accuracy")):
         points = words.number(c.values["accuracy"], "points")
         parts.append(f"accuracy {points} points {words.bounds(c.values, 'accuracy', 'points')}{_p(c, 'p')}")

@@ -112,12 +112,14 @@ def _classifier(
     test, positive = case.test, case.positive
     values = evaluation.measure(probabilities, test, positive, settings.bins)
     figures = evaluation.describe(values, test)
-    scaled = evaluation.calibrated(probabilities, test, val, case.val_truth, settings.bins)
-    figures["calibrated"] = scaled.figures
+    figures["calibrated"] = evaluation.calibrated(probabilities, test, val, case.val_truth, settings.bins)
+    scaled, _ = evaluation.scale(probabilities, val, case.val_truth)
     thresholds = np.full(len(val), np.nan)
     if positive:
         thresholds = evaluation.thresholds(val, case.val_truth, positive, settings.sensitivity)
-        figures["operating"] = evaluation.operating(probabilities, test, thresholds, positive, settings.sensitivity)
+        figures["operating"] = evaluation.operating(
+            probabilities, test, val, case.val_truth, positive, settings.sensitivity
+        )
     if len(case.classes) > 2:
         figures |= evaluation.per_class(probabilities, test, case.classes)
     figures["abstention"], curve = uncertainty.abstention(probabilities, test)
@@ -126,9 +128,7 @@ def _classifier(
     )
     found.metrics[name["arch"]][name["mix"]][case.name] = figures
     plots = _records(probabilities, test, case.classes, positive, settings.bins)
-    plots["reliability_calibrated"] = curves.reliability(
-        scaled.probabilities, test.truth, settings.bins, test.counts[1:]
-    )
+    plots["reliability_calibrated"] = curves.reliability(scaled, test.truth, settings.bins, test.counts[1:])
     plots["abstention"] = curve
     for attribute in case.attributes:
         # The same deals of names for every classifier.
