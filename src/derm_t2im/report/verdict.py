@@ -100,13 +100,13 @@ def _line(c: Contrast) -> Line:
     if words.is_number(c.values.get("auc")):
         difference = words.number(c.values["auc"], "difference")
         parts.append(f"AUC {difference} {words.bounds(c.values, 'auc', 'difference')}{_p(c, 'p_auc')}")
-        if seeds := words.bounds(c.values, "auc_seeds", "difference"):
-            parts.append(f"with the spread of training runs {seeds}")
     if words.is_number(c.values.get("accuracy")):
         points = words.number(c.values["accuracy"], "points")
         parts.append(f"accuracy {points} points {words.bounds(c.values, 'accuracy', 'points')}{_p(c, 'p')}")
     if c.n is not None:
         parts.append(f"n = {words.count(c.n)}".replace(" ", words.NBSP))
+    if seeds := words.bounds(c.values, "auc_seeds", "difference"):
+        parts.append(f"AUC with the spread of training runs {seeds}")
     return Line(f"{words.arch(c.arch)}, {words.test_set(c.test)}", c.outcome(measure_of(c)), "; ".join(parts))
 
 
