@@ -48,6 +48,7 @@ CURATION_METRICS = METRICS / "curation.json"
 MIX_METRICS = METRICS / "mix.json"
 TRAIN_METRICS = METRICS / "train"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
+SUBGROUP_METRICS = METRICS / "subgroups.json"
 ONNX_METRICS = METRICS / "onnx"
 
 PLOTS = Path("plots")

@@ -27,7 +27,26 @@ def estimate(name: str, value: float, half: float) -> dict[str, float]:
 
 def contrast(accuracy: float, auc: float, p: float) -> dict[str, Any]:
     ps = {"p": p, "p_holm": min(1.0, 8 * p), "p_auc": p / 2, "p_auc_holm": min(1.0, 4 * p)}
-    return {"n": 500, **estimate("accuracy", accuracy, 0.03), **estimate("auc", auc, 0.015), **ps}
+    seeds = {
+        **estimate("auc_seeds", auc, 0.04), **estimate("accuracy_seeds", accuracy, 0.05),
+        "p_seeds": 0.34, "p_auc_seeds": 0.21, "p_seeds_holm": 1.0, "p_auc_seeds_holm": 1.0,
+        "p_within_margin": 0.3, "p_auc_within_margin": 0.02 if abs(auc) < 0.01 else 0.4,
+        "accuracy_verdict": "undecided", "auc_verdict": "equivalent" if abs(auc) < 0.005 else "undecided",
+        "needed_n_accuracy": 4100, "needed_n_accuracy_gain": 1500, "needed_n_auc": None, "needed_n_auc_gain": 620,
+        "ensemble_auc": auc, "ensemble_accuracy": accuracy, "margin": 0.02, "gain": 0.0228,
+    }  # fmt: skip
+    return {"n": 500, **estimate("accuracy", accuracy, 0.03), **estimate("auc", auc, 0.015), **ps, **seeds}
+
+
+def group(attribute: str) -> dict[str, Any]:
+    """The summary of an attribute of the subgroups."""
+    measure = "auc" if attribute == "tone" else "balanced_accuracy"
+    chance = {"gap_by_chance": 0.08, "gap_p": 0.03} if attribute == "tone" else {}
+    return {
+        "groups": 3, "too_small": 1, "measure": measure, "worst": "dark" if attribute == "tone" else "hand",
+        "best": "light", f"worst_{measure}": 0.81, **estimate("gap", 0.12, 0.05), **chance,
+        "sensitivity_worst": "dark", **estimate("sensitivity_gap", 0.2, 0.1),
+    }  # fmt: skip
 
 
 def write(root: Path, size: int = SIZE, source: str = "phantom-clinic-a", per_class: int = 8) -> Path:
@@ -59,9 +78,29 @@ def metrics(per_class: int = 8) -> dict[Path, Any]:
                     **estimate("auc", value + 0.06, 0.02),
                     **estimate("sensitivity", value + 0.01, 0.042),
                     **estimate("specificity", value - 0.01, 0.041),
+                    **estimate("balanced_accuracy", value, 0.03),
+                    **estimate("average_precision", value + 0.04, 0.03),
+                    **estimate("sensitivity_at_90_specificity", value - 0.2, 0.06),
+                    **estimate("f1", value, 0.03),
                     **estimate("ece", 0.06 - 0.01 * k, 0.02),
+                    **estimate("brier", 0.12, 0.01),
+                    "abstention": {
+                        **estimate("aurc", 0.05, 0.01),
+                        **estimate("accuracy_at_80", value + 0.05, 0.03),
+                        **estimate("accuracy_at_90", value + 0.02, 0.03),
+                    },
+                    "conformal": {
+                        "wanted": 0.9,
+                        "val_n": 120,
+                        **estimate("coverage", 0.89, 0.03),
+                        **estimate("set_size", 1.2, 0.1),
+                        "empty": 0.0,
+                        "single": 0.8,
+                        "double": 0.2,
+                        "classes": {name: {**estimate("coverage", 0.88, 0.04), "n": 250} for name in CLASSES},
+                    },
                     "auc_seed_sd": 0.004,
-                    "calibrated": {**estimate("ece", 0.03, 0.01), "temperature": 1.3},
+                    "calibrated": {**estimate("ece", 0.03, 0.01), **estimate("brier", 0.11, 0.01), "temperature": 1.3},
                     "operating": {
                         **estimate("sensitivity", 0.91, 0.03),
                         **estimate("specificity", 0.74, 0.03),
@@ -76,6 +115,10 @@ def metrics(per_class: int = 8) -> dict[Path, Any]:
             }
     return {
         paths.CLASSIFICATION_METRICS: classification,
+        paths.SUBGROUP_METRICS: {
+            arch: {mix: {test: {name: group(name) for name in ("tone", "site")} for test in TESTS} for mix in MIXES}
+            for arch in ARCHS
+        },
         paths.DATA_METRICS: {
             "images": 4 * per_class,
             "quarantined": {"truncated": 2, "wrong_mode": 1},
@@ -176,7 +219,7 @@ def fidelity() -> dict[str, Any]:
 
 
 def plots() -> dict[Path, Any]:
-    roc, reliability, confusion = [], [], []
+    roc, reliability, confusion, abstention, subgroups = [], [], [], [], []
     for arch in ARCHS:
         for test in TESTS:
             for k, mix in enumerate(MIXES):
@@ -187,7 +230,16 @@ def plots() -> dict[Path, Any]:
                     )
                 for n, confidence in enumerate((0.55, 0.65, 0.75, 0.85, 0.95)):
                     share = confidence - 0.05 + 0.02 * k
-                    reliability.append({**where, "confidence": confidence, "accuracy": share, "n": 20 + 50 * n})
+                    ends = {"low": share - 0.05, "high": share + 0.05}
+                    reliability.append({**where, "confidence": confidence, "accuracy": share, "n": 20 + 50 * n, **ends})
+                for coverage in (0.1, 0.5, 1.0):
+                    share = 1 - 0.15 * coverage
+                    ends = {"low": share - 0.05, "high": share + 0.05}
+                    abstention.append({**where, "coverage": coverage, "accuracy": share, "n": 500 * coverage, **ends})
+                for name in ("light", "tan", "dark"):
+                    found = {"attribute": "tone", "group": name, "n": 90}
+                    subgroups.append({**where, **found, **estimate("auc", 0.8 + 0.02 * k, 0.08)})
+                subgroups.append({**where, "attribute": "tone", "group": "brown", "n": 4})
                 reliability.append({**where, "confidence": None, "accuracy": None, "n": 0})
                 for (actual, predicted), n in zip(
                     [(a, b) for a in CLASSES for b in CLASSES], (220 + k, 30 - k, 35 - k, 215 + k), strict=True
@@ -196,7 +248,10 @@ def plots() -> dict[Path, Any]:
     return {
         paths.PLOTS / "roc.json": roc,
         paths.PLOTS / "reliability.json": reliability,
+        paths.PLOTS / "reliability_calibrated.json": reliability,
         paths.PLOTS / "confusion.json": confusion,
+        paths.PLOTS / "abstention.json": abstention,
+        paths.PLOTS / "subgroups.json": subgroups,
     }
 
 

@@ -7,7 +7,10 @@ from derm_t2im.report import figures
 from derm_t2im.report.figures import Curve, Interval
 
 ROWS = [Interval("ViT, n = 500\nin-domain", 0.01, -0.01, 0.03), Interval("ViT <ext>", 0.03, 0.01, 0.05)]
-CURVES = [Curve("real", "real only", [0, 0.2, 1], [0, 0.7, 1], [5, 10, 1]), Curve("other", "?", [0, 1], [0, 1])]
+CURVES = [
+    Curve("real", "real only", [0, 0.2, 1], [0, 0.7, 1], [5, 10, 1], [0, 0.6, 0.9], [0.1, 0.8, 1]),
+    Curve("other", "?", [0, 1], [0, 1]),
+]
 
 
 def test_charts_are_whole_svg_with_text_and_without_metadata() -> None:
@@ -15,6 +18,8 @@ def test_charts_are_whole_svg_with_text_and_without_metadata() -> None:
         figures.forest(ROWS, "difference in AUC", "A & B", 'says "so"'),
         figures.roc(CURVES, "ROC", "two curves"),
         figures.reliability(CURVES, "Reliability", "two curves"),
+        figures.abstention(CURVES, "Abstention", "two curves", "500"),
+        figures.grouped(["a\nn = 5", "b\nn = 7"], [("real", "real only", [ROWS[0], None])], "AUC", "Groups", "two"),
     ):
         root = ElementTree.fromstring(chart)
         assert root.attrib["role"] == "img" and root.attrib["aria-label"]

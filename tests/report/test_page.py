@@ -84,6 +84,19 @@ def test_numbers_stand_with_intervals_and_n(page: str) -> None:
         assert reason in text
 
 
+def test_how_far_to_rely_on_it(page: str) -> None:
+    text = Reader(page).text
+    assert "With the spread of training runs: no difference shown in 4 comparisons" in text
+    assert "laid out as Table IV" in text and "n = 500, p < 0.001 with seeds: p = 0.21" in text
+    assert "hold the true one for 90 % of the images, calibrated on 120 validation images" in text
+    assert "By skin tone (ITA)" in text and "brown n = 4" in text
+    assert "the most certain 80 % of the images are answered" in text
+    assert "needed for 0.0228" in text
+    labels = [svg["aria-label"] or "" for svg in Reader(page).of("svg")]
+    assert sum("after temperature scaling" in label for label in labels) == 4
+    assert sum("AUC by tone with 95 % intervals" in label for label in labels) == 4
+
+
 def test_a_clinical_source_gets_no_phantom_banner(tmp_path: Path) -> None:
     root = example.write(tmp_path, source="ham10000", per_class=2)
     (root / paths.PREPROCESS_METRICS).unlink()  # only phantoms have a known truth
@@ -138,6 +151,7 @@ def test_a_run_without_external_set_and_with_null_metrics(finished: Path, tmp_pa
         for mix in example.MIXES:
             del values[arch][mix]["external"]
             values[arch][mix]["in_domain"] |= {"sensitivity": None, "sensitivity_low": None, "sensitivity_high": None}
+    (root / paths.SUBGROUP_METRICS).unlink()
     values["contrasts"]["vit"]["in_domain"]["hybrid-real"] |= {"auc": None, "auc_low": None, "auc_high": None}
     (root / paths.CLASSIFICATION_METRICS).write_text(json.dumps(values))
     text = Reader(render(collect(root), Report(samples=4))).text

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from derm_t2im.report import pictures, tables, words
+from derm_t2im.report import pictures, reliance, tables, verdict, words
 from tests.report import example
 
 
@@ -15,14 +17,73 @@ def test_results_stand_in_one_order_whatever_the_order_of_keys() -> None:
     assert [row.name for row in tables.results(values)[0].rows] == ["real only", "hybrid", "oversampled real"]
 
 
+def classification() -> dict[str, Any]:
+    return next(v for k, v in example.metrics().items() if k.name == "classification.json")
+
+
 def test_the_calibrated_error_has_its_own_interval() -> None:
-    values = next(v for k, v in example.metrics().items() if k.name == "classification.json")
-    cells = dict(zip([name for _, name, _ in tables.MEASURES], tables.results(values)[0].rows[0].cells, strict=True))
-    assert cells["ECE"].value == "0.060"
-    assert (cells["ECE, calibrated"].value, cells["ECE, calibrated"].interval) == (
-        "0.030",
-        f"[0.020,{words.NBSP}0.040]",
-    )
+    row = reliance.calibration(classification())[0]
+    assert row.name == "real only" and row.cells[0].value == "MobileNetV2, in-domain test"
+    assert (row.cells[2].value, row.cells[3].value) == ("0.060", "0.030")
+    assert row.cells[3].interval == f"[0.020,{words.NBSP}0.040]"
+    assert (row.cells[4].value, row.cells[5].value, row.cells[6].value) == ("0.120", "0.110", "500")
+
+
+def test_the_main_table_is_laid_out_as_the_papers() -> None:
+    found = reliance.main(classification())
+    assert found is not None
+    assert (found.tests, found.measures) == (["in-domain test", "external test"], ["Accuracy", "AUC"])
+    assert [(mix, span, arch) for mix, span, arch, _ in found.rows] == [
+        ("real only", 2, "MobileNetV2"), ("real only", 0, "ViT"),
+        ("hybrid", 2, "MobileNetV2"), ("hybrid", 0, "ViT"),
+        ("oversampled real", 2, "MobileNetV2"), ("oversampled real", 0, "ViT"),
+    ]  # fmt: skip
+    for mix, _, _, cells in found.rows:
+        assert len(cells) == 4 and all(cell.interval and "n = 500" in cell.notes[0] for cell in cells)
+        assert all((", p " in cell.notes[0]) == (mix != "real only") for cell in cells), "real is the reference"
+    hybrid = found.rows[3][3][1]
+    assert hybrid.notes == ["n = 500, p < 0.001", "with seeds: p = 0.21"]
+    assert reliance.main({}) is None
+
+
+def test_a_training_mix_that_has_no_name_here_stands_behind_the_others() -> None:
+    values = classification()
+    values["vit"] = {"only_colour": values["vit"]["real"], **values["vit"]}
+    found = reliance.main(values)
+    assert found is not None
+    assert found.rows[-1][0] == "only colour"
+    assert [row.name for row in tables.results(values)[1].rows][-1] == "only colour"
+
+
+def test_sets_show_what_was_asked_for_and_each_class() -> None:
+    found = reliance.sets(classification())
+    assert found is not None
+    assert (found.wanted, found.val_n, found.classes) == ("90 %", "120", ["benign", "malignant"])
+    assert found.rows[0].cells[1].value == "89.0 %"
+    assert found.rows[0].cells[3].interval.endswith("n = 250")
+    assert reliance.sets({}) is None and reliance.abstention({}) == [] and reliance.subgroups({}) == []
+
+
+def test_subgroups_name_the_worst_and_what_chance_would_give() -> None:
+    values = next(v for k, v in example.metrics().items() if k.name == "subgroups.json")
+    ((name, rows), (other, few)) = reliance.subgroups(values)
+    assert (name, other) == ("tone", "site")
+    assert rows[0].name == "real only" and len(rows) == 12
+    said = [(cell.value, cell.interval) for cell in rows[0].cells]
+    assert said[1:4] == [("3", "1 too small"), ("dark", "AUC 0.810"), ("light", "")]
+    assert said[5] == ("0.080", "p = 0.03") or said[5] == ("0.080", "p = 0.030")
+    assert few[0].cells[2].interval.startswith("balanced accuracy")
+
+
+def test_verdicts_beyond_these_training_runs() -> None:
+    contrasts = words.contrasts(classification())
+    rows = reliance.beyond(contrasts)
+    assert len(rows) == len(contrasts) == 12
+    assert {row.cells[4].value for row in rows} == {"undecided", "equivalent"}
+    (real, _) = verdict.verdicts(contrasts)
+    expected = "With the spread of training runs: no difference shown in 4 comparisons, shown to be equivalent in 3."
+    assert real.beyond == expected
+    assert reliance.margin(contrasts) == ("0.02", "0.0228")
 
 
 def test_confusion_shares_are_of_the_row_and_zeros_stay() -> None:

@@ -29,7 +29,7 @@ def ones(n: int) -> np.ndarray:
 
 def mean_over(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean of ``values`` (n,) in each sample of ``counts`` (..., n)."""
-    return _ratio(counts @ values.astype(np.float64), counts.sum(axis=-1))
+    return ratio(counts @ values.astype(np.float64), counts.sum(axis=-1))
 
 
 def accuracy(chosen: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def auc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndar
         ups = np.add.reduceat(block * positive[order], starts, axis=1)
         downs = np.add.reduceat(block * ~positive[order], starts, axis=1)
         below = np.cumsum(downs, axis=1) - downs / 2
-        out[first : first + step] = _ratio((ups * below).sum(axis=1), ups.sum(axis=1) * downs.sum(axis=1))
+        out[first : first + step] = ratio((ups * below).sum(axis=1), ups.sum(axis=1) * downs.sum(axis=1))
     return out.reshape(counts.shape[:-1])
 
 
@@ -89,7 +89,7 @@ def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int, counts: np.ndar
     confidence = probabilities.max(axis=1).astype(np.float64)
     excess = confidence - (probabilities.argmax(axis=1) == truth)
     members = bin_of(confidence, bins)[:, None] == np.arange(bins)
-    return _ratio(np.abs(counts @ (members * excess[:, None])).sum(axis=-1), counts.sum(axis=-1))
+    return ratio(np.abs(counts @ (members * excess[:, None])).sum(axis=-1), counts.sum(axis=-1))
 
 
 def brier(probabilities: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -98,7 +98,8 @@ def brier(probabilities: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> n
     return mean_over(errors / 2 if probabilities.shape[1] == 2 else errors, counts)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """``above / below``; NaN where ``below`` is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(below > 0, above / below, np.nan)
 

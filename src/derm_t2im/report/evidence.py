@@ -27,8 +27,9 @@ METRICS = {
     "curation": paths.CURATION_METRICS,
     "mix": paths.MIX_METRICS,
     "classification": paths.CLASSIFICATION_METRICS,
+    "subgroups": paths.SUBGROUP_METRICS,
 }
-PLOTS = ("roc", "reliability", "confusion")
+PLOTS = ("roc", "reliability", "reliability_calibrated", "confusion", "abstention", "subgroups")
 
 
 @dataclass(frozen=True)

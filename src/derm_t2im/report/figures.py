@@ -68,13 +68,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart; ``sizes`` are counts behind its points, where they matter."""
+    """One line of a chart; ``sizes`` are counts behind its points, ``low`` and ``high`` their 95 % intervals."""
 
     series: str
     label: str
     x: Sequence[float]
     y: Sequence[float]
     sizes: Sequence[float] = ()
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def forest(
@@ -125,8 +127,8 @@ def forest(
         return _svg(figure, title, describe)
 
 
-def roc(curves: Sequence[Curve], title: str, describe: str) -> str:
-    """ROC curves of the mixes on one test set."""
+def roc(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
+    """ROC curves of the mixes on one test set of ``n`` images."""
     with _context(f"roc {title}"):
         figure, axes = _blank(2.9, 3.0)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
@@ -134,16 +136,16 @@ def roc(curves: Sequence[Curve], title: str, describe: str) -> str:
             colour, _, dash = SERIES.get(curve.series, _OTHER)
             axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=curve.label)
         _unit_square(axes)
-        axes.set_xlabel("1 − specificity")
+        axes.set_xlabel("1 − specificity" + (f"   (n = {n})" if n else ""))
         axes.set_ylabel("sensitivity")
         axes.legend(loc="lower right", handlelength=2.6)
         axes.set_title(title)
         return _svg(figure, title, describe)
 
 
-def reliability(curves: Sequence[Curve], title: str, describe: str) -> str:
-    """Observed accuracy over stated confidence; the area of a marker grows with its number of images."""
-    with _context(f"reliability {title}"):
+def reliability(curves: Sequence[Curve], title: str, describe: str, n: str = "", scaled: bool = False) -> str:
+    """Observed accuracy over stated confidence, as trained or ``scaled``; markers grow with their number of images."""
+    with _context(f"reliability {scaled} {title}"):
         figure, axes = _blank(2.9, 3.0)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
         most = max((size for curve in curves for size in curve.sizes), default=1) or 1
@@ -151,13 +153,77 @@ def reliability(curves: Sequence[Curve], title: str, describe: str) -> str:
         for curve in curves:
             colour, marker, dash = SERIES.get(curve.series, _OTHER)
             axes.plot(curve.x, curve.y, color=colour, linestyle=dash, linewidth=1.2)
+            if curve.low:
+                axes.vlines(curve.x, curve.low, curve.high, color=colour, linewidth=0.9, alpha=0.7)
             areas = [10 + 70 * size / most for size in curve.sizes] or 30
             axes.scatter(curve.x, curve.y, s=areas, color=colour, marker=marker, label=curve.label, linewidths=0)
         _unit_square(axes, min(0.5, *lows) if lows else 0.0)
-        axes.set_xlabel("mean confidence in the predicted class")
+        axes.set_xlabel("mean confidence" + (f"   (n = {n})" if n else " in the predicted class"))
         axes.set_ylabel("share that is right")
         axes.legend(loc="upper left", markerscale=0.8)
         axes.set_title(title)
+        return _svg(figure, title, describe)
+
+
+def abstention(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
+    """Accuracy over the share of images that is answered, with bands of 95 %."""
+    with _context(f"abstention {title}"):
+        figure, axes = _blank(2.9, 2.8 + 0.1 * len(curves))
+        for curve in curves:
+            colour, _, dash = SERIES.get(curve.series, _OTHER)
+            if curve.low:
+                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
+            axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=curve.label)
+        lows = [value for curve in curves for value in (*curve.y, *curve.low)]
+        axes.set_xlim(0.08, 1.02)
+        axes.set_ylim(max(0.0, int(min(lows, default=0.0) * 20) / 20), 1.01)
+        axes.grid()
+        axes.set_axisbelow(True)
+        axes.set_xlabel("share answered" + (f"   (n = {n} at 1)" if n else ""))
+        axes.set_ylabel("accuracy of the answers")
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
+        axes.set_title(title)
+        return _svg(figure, title, describe)
+
+
+def grouped(
+    labels: Sequence[str], series: Sequence[tuple[str, str, Sequence[Interval | None]]], axis: str, title: str,
+    describe: str, limits: tuple[float, float] | None = None,
+) -> str:  # fmt: skip
+    """Estimates with 95 % intervals of several series in each group, one group below the other.
+
+    Args:
+        labels: Names of the groups, from top to bottom.
+        series: (key, name, an estimate per group or None where there is none).
+        axis: Name of the axis.
+        title: Heading of the chart.
+        describe: What the chart shows, for those who do not see it.
+        limits: Of the axis.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with _context(f"grouped {title} {axis}"):
+        figure, axes = _blank(4.4, 1.15 + (0.16 + 0.15 * len(series)) * len(labels))
+        for k, (key, name, rows) in enumerate(series):
+            colour, marker, _ = SERIES.get(key, _OTHER)
+            shift = 0.22 * (k - (len(series) - 1) / 2)
+            known = [(i + shift, row) for i, row in enumerate(rows) if row is not None]
+            for y, row in known:
+                axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
+            axes.plot([row.value for _, row in known], [y for y, _ in known], color=colour, marker=marker,
+                      linestyle="none", markersize=4.5, label=name)  # fmt: skip
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        if limits:
+            axes.set_xlim(*limits)
+        axes.set_xlabel(axis)
+        axes.set_title(title)
+        figure.legend(loc="outside lower center", ncols=max(1, len(series)), handlelength=1.2)
         return _svg(figure, title, describe)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
-from derm_t2im.report import charts, pictures, tables, verdict, words
+from derm_t2im.report import charts, pictures, reliance, tables, verdict, words
 from derm_t2im.report.evidence import Evidence
 
 PHANTOM = "Phantoms: rendered test images, no clinical evidence."
@@ -33,6 +33,8 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
     """Everything that the template shows, by name."""
     classification = evidence.of("classification")
     contrasts = words.contrasts(classification)
+    tested = reliance.tested(classification)
+    margin, gain = reliance.margin(contrasts)
     phantom = is_phantom(evidence)
     synthetic, root = evidence.synthetic, evidence.root
     kept = rejected = None
@@ -42,7 +44,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
     if evidence.real is not None and "split" in evidence.real:
         train = evidence.real[evidence.real["split"] == "train"]
     fidelity = evidence.of("fidelity")
-    return {
+    found = {
         "title": settings.title,
         "banner": f"{PHANTOM} {RESEARCH}" if phantom else RESEARCH,
         "phantom": phantom,
@@ -50,6 +52,19 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "verdicts": verdict.verdicts(contrasts),
         "holm": _holm(contrasts),
         "facts": facts(evidence),
+        "main": reliance.main(classification),
+        "beyond": reliance.beyond(contrasts),
+        "margin": margin,
+        "gain": gain,
+        "needed": tables.needed(contrasts),
+        "calibration": reliance.calibration(classification),
+        "abstention": reliance.abstention(classification),
+        "abstentions": charts.abstentions(evidence.plots.get("abstention", []), tested),
+        "sets": reliance.sets(classification),
+        "subgroups": [
+            (name, rows, charts.subgroups(evidence.plots.get("subgroups", []), name))
+            for name, rows in reliance.subgroups(evidence.of("subgroups"))
+        ],
         "results": tables.results(classification),
         "measures": [name for _, name, _ in tables.MEASURES],
         "operating": tables.operating(classification),
@@ -57,8 +72,11 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "samplers": tables.samplers(evidence.of("generate")),
         "differences": tables.differences(contrasts),
         "forests": charts.contrasts(contrasts),
-        "rocs": charts.rocs(evidence.plots.get("roc", [])),
-        "reliabilities": charts.reliabilities(evidence.plots.get("reliability", [])),
+        "rocs": charts.rocs(evidence.plots.get("roc", []), tested),
+        "reliabilities": charts.reliabilities(evidence.plots.get("reliability", []), tested),
+        "reliabilities_calibrated": charts.reliabilities(
+            evidence.plots.get("reliability_calibrated", []), tested, scaled=True
+        ),
         "confusions": tables.confusions(evidence.plots.get("confusion", [])),
         "real_grid": pictures.by_class(root, train, settings.samples) if train is not None else [],
         "kept_grid": pictures.by_class(root, kept, settings.samples) if kept is not None else [],
@@ -92,6 +110,8 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "quarantined": tables.bars(_quarantined(evidence)),
         "limits": limits(evidence, phantom, len(contrasts)),
     }
+    parts = ("calibration", "abstention", "sets", "subgroups", "reliabilities")
+    return found | {"reliance": any(found[part] for part in parts)}
 
 
 def _holm(contrasts: list[words.Contrast]) -> str:
@@ -117,7 +137,7 @@ def is_phantom(evidence: Evidence) -> bool:
 def _subtitle(evidence: Evidence) -> str:
     found = tables.scored(evidence.of("classification"))
     archs = sorted({words.arch(arch) for arch, *_ in found})
-    mixes = [words.mix(mix) for mix in words.MIXES if any(mix == m for _, m, *_ in found)]
+    mixes = [words.mix(mix) for mix in sorted({m for _, m, *_ in found}, key=words.mix_place)]
     if not archs:
         return "No classifier has been evaluated yet."
     return f"{_and(archs)}, trained on {_and(mixes)} images with equal numbers of steps, tested on images never seen."

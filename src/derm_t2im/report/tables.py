@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 #: Measures of the table of results: key, heading, form.
 MEASURES: tuple[tuple[str, str, words.Form], ...] = (
     ("accuracy", "Accuracy", "percent"),
+    ("balanced_accuracy", "Balanced accuracy", "percent"),
     ("auc", "AUC", "plain"),
+    ("auc_seed_sd", "AUC, SD over seeds", "plain"),
+    ("average_precision", "Average precision", "plain"),
+    ("sensitivity_at_90_specificity", "Sensitivity at 90\N{NO-BREAK SPACE}% specificity", "percent"),
+    ("f1", "F1", "plain"),
     ("sensitivity", "Sensitivity", "percent"),
     ("specificity", "Specificity", "percent"),
-    ("auc_seed_sd", "AUC, SD over seeds", "plain"),
-    ("ece", "ECE", "plain"),
-    ("ece_calibrated", "ECE, calibrated", "plain"),
 )
 FIDELITY: tuple[tuple[str, str], ...] = (  # key, heading
     ("cmmd", "CMMD"),
@@ -80,19 +82,13 @@ def scored(classification: Mapping[str, Any]) -> list[tuple[str, str, str, Mappi
     found = [
         (arch, mix, test, values)
         for arch, mixes in classification.items()
-        if isinstance(mixes, Mapping)
+        if isinstance(mixes, Mapping) and arch != "contrasts"
         for mix, tests in mixes.items()
-        if isinstance(tests, Mapping) and mix in words.MIXES
+        if isinstance(tests, Mapping)
         for test, values in tests.items()
         if isinstance(values, Mapping) and "n" in values
     ]
-    mixes, tests = list(words.MIXES), list(words.TESTS)
-
-    def place(item: tuple[str, str, str, Mapping[str, Any]]) -> tuple[Any, ...]:
-        arch, mix, test, _ = item
-        return (tests.index(test) if test in tests else 9, test, arch, mixes.index(mix))
-
-    return sorted(found, key=place)
+    return sorted(found, key=lambda item: (words.test_place(item[2]), item[0], words.mix_place(item[1])))
 
 
 def results(classification: Mapping[str, Any]) -> list[Block]:
@@ -101,9 +97,7 @@ def results(classification: Mapping[str, Any]) -> list[Block]:
     for arch, mix, test, values in scored(classification):
         name = f"{words.arch(arch)}, {words.test_set(test)} (n = {words.count(values['n'])})"
         block = blocks.setdefault((test, arch), Block(name, []))
-        scaled = {f"{key}_calibrated": v for key, v in _flat(values.get("calibrated")).items()}
-        scaled |= {f"ece_calibrated_{end}": scaled.get(f"ece_{end}_calibrated") for end in ("low", "high")}
-        cells = [cell({**values, **scaled}, key, form) for key, _, form in MEASURES]
+        cells = [cell(values, key, form) for key, _, form in MEASURES]
         block.rows.append(Row(words.mix(mix), cells, words.count(values["n"])))
     return list(blocks.values())
 
@@ -112,7 +106,7 @@ def operating(classification: Mapping[str, Any]) -> list[Row]:
     """Sensitivity and specificity at thresholds chosen on validation images."""
     rows = []
     for arch, mix, test, values in scored(classification):
-        point = _flat(values.get("operating"))
+        point = flat(values.get("operating"))
         if words.is_number(point.get("threshold")):
             cells = [
                 Cell(f"{words.arch(arch)}, {words.test_set(test)}"),
@@ -125,7 +119,8 @@ def operating(classification: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _flat(values: Any) -> Mapping[str, Any]:
+def flat(values: Any) -> Mapping[str, Any]:
+    """A mapping, empty where there is none."""
     return values if isinstance(values, Mapping) else {}
 
 
@@ -145,6 +140,26 @@ def differences(contrasts: Sequence[words.Contrast]) -> list[Row]:
         ]
         rows.append(Row(name, cells, words.count(c.n)))
     return rows
+
+
+def needed(contrasts: Sequence[words.Contrast]) -> list[Row]:
+    """How many test images would show a difference with 80 % power: the observed one, and the one planned for."""
+    keys = ("needed_n_auc", "needed_n_auc_gain", "needed_n_accuracy", "needed_n_accuracy_gain")
+    return [
+        Row(
+            f"{words.mix(c.a)} {words.MINUS} {words.mix(c.b)}",
+            [
+                Cell(f"{words.arch(c.arch)}, {words.test_set(c.test)}"),
+                Cell(words.count(c.n)),
+                Cell(words.number(c.values.get("ensemble_auc"), "difference")),
+                *(Cell(words.count(c.values.get(key))) for key in keys[:2]),
+                Cell(words.number(c.values.get("ensemble_accuracy"), "points")),
+                *(Cell(words.count(c.values.get(key))) for key in keys[2:]),
+            ],
+        )
+        for c in contrasts
+        if any(words.is_number(c.values.get(key)) for key in keys)
+    ]
 
 
 def _holm(p: Any) -> str:
@@ -169,10 +184,9 @@ def confusions(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Con
         key = (str(r["actual"]), str(r["predicted"]))
         place[key] = place.get(key, 0) + int(r["n"])
     out = []
-    tests, mixes = list(words.TESTS), list(words.MIXES)
-    for test, arch in sorted(known, key=lambda k: (tests.index(k[0]) if k[0] in tests else 9, k)):
+    for test, arch in sorted(known, key=lambda k: (words.test_place(k[0]), k)):
         by_mix = known[test, arch]
-        order = sorted(by_mix, key=lambda m: (mixes.index(m) if m in mixes else 9, m))
+        order = sorted(by_mix, key=words.mix_place)
         shown = [_confusion(words.mix(m), by_mix[m]) for m in order]
         out.append((f"{words.arch(arch)}, {words.test_set(test)}", shown))
     return out
@@ -213,12 +227,12 @@ def shortcuts(values: Mapping[str, Any]) -> list[Row]:
 
 def samplers(values: Mapping[str, Any]) -> list[str]:
     """The samplers that images were drawn with, in order of name."""
-    return sorted(_flat(values.get("samplers")))
+    return sorted(flat(values.get("samplers")))
 
 
 def prompts(values: Mapping[str, Any]) -> list[Row]:
     """How well images follow their prompts: all of them, then those of each sampler."""
-    parts = [values, *(_flat(values["samplers"][name]) for name in samplers(values))]
+    parts = [values, *(flat(values["samplers"][name]) for name in samplers(values))]
     return [
         Row(
             said,
@@ -232,12 +246,12 @@ def prompts(values: Mapping[str, Any]) -> list[Row]:
 
 def mixes(values: Mapping[str, Any]) -> list[Row]:
     """What each training set shows in one pass."""
-    order = [name for name in words.MIXES if name in values]
+    order = sorted((name for name in values if flat(values[name])), key=words.mix_place)
     return [
         Row(
             words.mix(name),
-            [Cell(words.count(_flat(values[name]).get(key))) for key in ("images", "files", "real", "synthetic")],
-            note=_short_of(_flat(values[name])),
+            [Cell(words.count(flat(values[name]).get(key))) for key in ("images", "files", "real", "synthetic")],
+            note=_short_of(flat(values[name])),
         )
         for name in order
     ]
@@ -269,7 +283,7 @@ def truths(preprocess: Mapping[str, Any]) -> list[Row]:
     """How measurements follow the known truth of phantoms."""
     return [
         Row(words.reason(name), [cell(values, "rank_correlation", digits=2)], words.count(values.get("n")))
-        for name, values in _flat(preprocess.get("truth")).items()
+        for name, values in flat(preprocess.get("truth")).items()
         if words.is_number(values.get("rank_correlation"))
     ]
 

@@ -29,12 +29,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one question: ``tone`` is improvement, deterioration or none (for the colour)."""
+    """The answer to one question: ``tone`` is improvement, deterioration or none (for the colour).
+
+    ``answer`` holds for these trained networks and other test images; ``beyond`` for other networks, trained anew, as
+    well; empty where there is one seed.
+    """
 
     question: str
     answer: str
     tone: str
     lines: list[Line]
+    beyond: str = ""
 
 
 def verdicts(contrasts: Sequence[Contrast]) -> list[Verdict]:
@@ -64,7 +69,26 @@ def _verdict(b: str, group: Sequence[Contrast]) -> Verdict:
     else:
         answer, tone = f"No improvement shown in {_comparisons(measured)}.", "none"
     question = QUESTIONS.get(b, f"Hybrid against {words.mix(b)}")
-    return Verdict(question, answer, tone, [_line(c) for c in group])
+    return Verdict(question, answer, tone, [_line(c) for c in group], _beyond(group))
+
+
+def _beyond(group: Sequence[Contrast]) -> str:
+    """What is left of the answer when the seeds are taken for a sample of all training runs."""
+    known = [
+        str(c.values.get(f"{m}_verdict"))
+        for c in group
+        for m in (measure_of(c),)
+        if words.bounds(c.values, f"{m}_seeds") and c.values.get(f"{m}_verdict")
+    ]
+    if not known:
+        return ""
+    better, worse = (sum(v.startswith(w) for v in known) for w in ("better", "worse"))
+    if better or worse:
+        of = _comparisons(len(known))
+        return f"With the spread of training runs: improvement in {better}, deterioration in {worse} of {of}."
+    equal = known.count("equivalent")
+    same = f", shown to be equivalent in {equal}" if equal else ""
+    return f"With the spread of training runs: no difference shown in {_comparisons(len(known))}{same}."
 
 
 def _comparisons(n: int) -> str:
@@ -81,6 +105,8 @@ def _line(c: Contrast) -> Line:
         parts.append(f"accuracy {points} points {words.bounds(c.values, 'accuracy', 'points')}{_p(c, 'p')}")
     if c.n is not None:
         parts.append(f"n = {words.count(c.n)}".replace(" ", words.NBSP))
+    if seeds := words.bounds(c.values, "auc_seeds", "difference"):
+        parts.append(f"AUC with the spread of training runs {seeds}")
     return Line(f"{words.arch(c.arch)}, {words.test_set(c.test)}", c.outcome(measure_of(c)), "; ".join(parts))
 
 

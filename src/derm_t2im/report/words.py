@@ -72,12 +72,24 @@ def count(value: Any) -> str:
 
 def mix(name: str) -> str:
     """Name of a training mix for people."""
-    return MIXES.get(name, name)
+    return MIXES.get(name, reason(name))
 
 
 def test_set(name: str) -> str:
     """Name of a test set for people."""
     return TESTS.get(name, name)
+
+
+def mix_place(name: str) -> tuple[int, str]:
+    """Where a training mix stands among others: in the order of :data:`MIXES`, others behind them by name."""
+    known = list(MIXES)
+    return (known.index(name), "") if name in known else (len(known), name)
+
+
+def test_place(name: str) -> tuple[int, str]:
+    """Where a test set stands among others."""
+    known = list(TESTS)
+    return (known.index(name), "") if name in known else (len(known), name)
 
 
 def arch(name: str) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from derm_t2im import manifest, networks, paths, runtime, state
-from derm_t2im.classify import curves, data, evaluation
+from derm_t2im import manifest, networks, paths, runtime, seeds, state
+from derm_t2im.classify import curves, data, evaluation, subgroups, uncertainty
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
 from derm_t2im.params.evaluate import Evaluate
@@ -19,6 +19,7 @@ from derm_t2im.progress import say, track
 if TYPE_CHECKING:
     import pandas as pd
 
+PLOTS = ("roc", "reliability", "reliability_calibrated", "confusion", "abstention", "subgroups")
 TESTS = {"in_domain": "test", "external": "external"}  # name in metrics -> split
 
 
@@ -30,7 +31,7 @@ class Scores(NamedTuple):
 
 
 def run() -> None:
-    """Write ``metrics/classification.json`` and ``plots/{roc,reliability,confusion}.json, predictions.parquet``."""
+    """Write ``metrics/{classification,subgroups}.json``; below ``plots`` :data:`PLOTS`, ``predictions.parquet``."""
     settings = load("evaluate", Evaluate)
     # Which classifiers there are: no other parameter of these sections matters here.
     training, mixes = load("train", Train), load("mix", Mix).mixes
@@ -42,12 +43,14 @@ def run() -> None:
     for split in ("val", "test"):
         if not len(tables[split]):
             raise UserError(f"the split {split} is empty: enlarge split.{split} or the source.")
+    evaluation.check_labels(tables, classes)
     truth = {s: data.encode(list(table["label"]), classes) for s, table in tables.items()}
+    if positive and not np.isin(truth["val"], positive).any():
+        say(f"no validation image is {settings.positive}: there is no threshold for a sensitivity")
     scores = _predict(training.archs, list(mixes), training.seeds, tables, classes)
 
-    metrics: dict[str, Any] = {arch: {mix: {} for mix in mixes} for arch in training.archs}
-    metrics["contrasts"] = {arch: {} for arch in training.archs}
-    plots: dict[str, curves.Records] = {"roc": [], "reliability": [], "confusion": []}
+    found = Found({arch: {mix: {} for mix in mixes} for arch in training.archs}, {}, {plot: [] for plot in PLOTS})
+    contrasts: dict[str, Any] = {arch: {} for arch in training.archs}
     compared: list[dict[str, Any]] = []
     for test_name, split in TESTS.items():
         if not len(tables[split]):
@@ -56,40 +59,93 @@ def run() -> None:
             say(f"the {test_name} test set has no image of {', '.join(missing)}: means over classes leave them out")
         groups = evaluation.groups_of(tables[split])
         test = evaluation.TestSet.draw(truth[split], groups, settings.bootstrap, settings.seed, test_name)
+        case = Case(test_name, test, truth["val"], classes, positive, subgroups.attributes(tables[split]))
         for arch in training.archs:
             values = {}
             for mix in mixes:
-                probabilities, val = (scores[arch, mix].by_split[s] for s in (split, "val"))
-                values[mix] = evaluation.measure(probabilities, test, positive, settings.bins)
-                figures = evaluation.describe(values[mix], test)
-                figures["calibrated"] = evaluation.calibrated(probabilities, test, val, truth["val"], settings.bins)
-                if positive:
-                    figures["operating"] = evaluation.operating(
-                        probabilities, test, val, truth["val"], positive, settings.sensitivity
-                    )
-                metrics[arch][mix][test_name] = figures
                 name = {"arch": arch, "mix": mix, "test": test_name}
-                for plot, records in _records(probabilities, truth[split], classes, positive, settings.bins).items():
-                    plots[plot] += [name | record for record in records]
-            metrics["contrasts"][arch][test_name] = {}
+                probabilities, val = (scores[arch, mix].by_split[s] for s in (split, "val"))
+                values[mix] = _classifier(name, probabilities, val, case, settings, found)
+            contrasts[arch][test_name] = {}
             for a, b in evaluation.CONTRASTS:
                 if a not in values or b not in values:
                     continue
-                both = scores[arch, a].by_split[split].mean(axis=0), scores[arch, b].by_split[split].mean(axis=0)
-                figures = evaluation.contrast(values[a], values[b], both, test, positive)
-                metrics["contrasts"][arch][test_name][f"{a}-{b}"] = figures
+                ensembles = scores[arch, a].by_split[split].mean(axis=0), scores[arch, b].by_split[split].mean(axis=0)
+                figures = evaluation.contrast(
+                    values[a], values[b], ensembles, test, positive, settings.equivalence_margin, settings.gain
+                )
+                contrasts[arch][test_name][f"{a}-{b}"] = figures
                 compared.append(figures)
     evaluation.adjust(compared)
 
-    for plot, records in plots.items():
+    for plot, records in found.plots.items():
         state.write_json(paths.PLOTS / f"{plot}.json", records)
     _write_predictions(scores, tables, classes)
-    state.write_json(paths.CLASSIFICATION_METRICS, metrics)
-    say(f"results are in {paths.CLASSIFICATION_METRICS}, curves in {paths.PLOTS}")
+    state.write_json(paths.SUBGROUP_METRICS, found.subgroups)
+    state.write_json(paths.CLASSIFICATION_METRICS, found.metrics | {"contrasts": contrasts})
+    say(f"results are in {paths.CLASSIFICATION_METRICS} and {paths.SUBGROUP_METRICS}, curves in {paths.PLOTS}")
+
+
+class Case(NamedTuple):
+    """A test set with all that its classifiers are measured by."""
+
+    name: str
+    test: evaluation.TestSet
+    val_truth: np.ndarray
+    classes: tuple[str, ...]
+    positive: list[int]
+    attributes: list[subgroups.Attribute]
+
+
+class Found(NamedTuple):
+    """What is written at the end."""
+
+    metrics: dict[str, Any]
+    subgroups: dict[str, Any]
+    plots: dict[str, curves.Records]
+
+
+def _classifier(
+    name: dict[str, str], probabilities: np.ndarray, val: np.ndarray, case: Case, settings: Evaluate, found: Found
+) -> evaluation.Values:
+    """Add the figures and plot records of one classifier, (seeds, n, k), on one test set to ``found``."""
+    test, positive = case.test, case.positive
+    values = evaluation.measure(probabilities, test, positive, settings.bins)
+    figures = evaluation.describe(values, test)
+    figures["calibrated"] = evaluation.calibrated(probabilities, test, val, case.val_truth, settings.bins)
+    scaled, _ = evaluation.scale(probabilities, val, case.val_truth)
+    thresholds = np.full(len(val), np.nan)
+    if positive:
+        thresholds = evaluation.thresholds(val, case.val_truth, positive, settings.sensitivity)
+        figures["operating"] = evaluation.operating(
+            probabilities, test, val, case.val_truth, positive, settings.sensitivity
+        )
+    if len(case.classes) > 2:
+        figures |= evaluation.per_class(probabilities, test, case.classes)
+    figures["abstention"], curve = uncertainty.abstention(probabilities, test)
+    figures["conformal"] = uncertainty.conformal(
+        probabilities, test, val, case.val_truth, case.classes, settings.conformal_coverage
+    )
+    found.metrics[name["arch"]][name["mix"]][case.name] = figures
+    plots = _records(probabilities, test, case.classes, positive, settings.bins)
+    plots["reliability_calibrated"] = curves.reliability(scaled, test.truth, settings.bins, test.counts[1:])
+    plots["abstention"] = curve
+    for attribute in case.attributes:
+        # The same deals of names for every classifier.
+        rng = seeds.generator(settings.seed, "subgroups", case.name, attribute.name)
+        summary, records = subgroups.compare(
+            probabilities, test, thresholds, attribute, positive, settings.subgroup_min, rng
+        )
+        place = found.subgroups.setdefault(name["arch"], {}).setdefault(name["mix"], {}).setdefault(case.name, {})
+        place[attribute.name] = summary
+        plots.setdefault("subgroups", []).extend({"attribute": attribute.name} | record for record in records)
+    for plot, rows in plots.items():
+        found.plots[plot] += [name | row for row in rows]
+    return values
 
 
 def _predict(
-    archs: list[str], mixes: list[str], seeds: list[int], tables: dict[str, pd.DataFrame], classes: tuple[str, ...]
+    archs: list[str], mixes: list[str], numbers: list[int], tables: dict[str, pd.DataFrame], classes: tuple[str, ...]
 ) -> dict[tuple[str, str], Scores]:
     """Probabilities of every classifier; each image is decoded once per input size."""
     device = runtime.device()
@@ -97,7 +153,7 @@ def _predict(
     scores = {}
     for arch, mix in track([(a, m) for a in archs for m in mixes], "evaluate"):
         found: dict[str, list[np.ndarray]] = {split: [] for split in tables}
-        for seed in seeds:
+        for seed in numbers:
             folder = paths.classifier(arch, mix) / f"seed-{seed}"
             network = networks.load(folder, device)
             if network.classes != classes:
@@ -109,15 +165,15 @@ def _predict(
                 if (split, network.size) not in cache:
                     cache[split, network.size] = data.read_images(table, network.size)
                 found[split].append(network.predict(cache[split, network.size]))
-        scores[arch, mix] = Scores(seeds, {split: np.stack(p).astype(np.float64) for split, p in found.items()})
+        scores[arch, mix] = Scores(numbers, {split: np.stack(p).astype(np.float64) for split, p in found.items()})
     return scores
 
 
 def _records(
-    probabilities: np.ndarray, truth: np.ndarray, classes: tuple[str, ...], positive: list[int], bins: int
+    probabilities: np.ndarray, test: evaluation.TestSet, classes: tuple[str, ...], positive: list[int], bins: int
 ) -> dict[str, curves.Records]:
     """Plot records of one classifier on one test set: ROC and confusion of the seeds' mean probabilities."""
-    mean = probabilities.mean(axis=0)
+    mean, truth = probabilities.mean(axis=0), test.truth
     findings = (
         {"+".join(classes[k] for k in positive): positive} if positive else {c: [k] for k, c in enumerate(classes)}
     )
@@ -128,7 +184,7 @@ def _records(
     ]
     return {
         "roc": roc,
-        "reliability": curves.reliability(probabilities, truth, bins),
+        "reliability": curves.reliability(probabilities, truth, bins, test.counts[1:]),
         "confusion": curves.confusion(mean.argmax(axis=1), truth, classes),
     }
 
