@@ -285,8 +285,8 @@ def onnx(before: Snapshot, after: Snapshot, times: tuple[Times, Times]) -> list[
     rows = []
     for name in names:
         arch = name.removeprefix("onnx/")
-        sides = (said(s.of(name), took.get(arch, {})) for s, took in zip((before, after), times, strict=True))
-        rows.append((words.arch(arch), *sides))
+        old, new = (said(s.of(name), took.get(arch, {})) for s, took in zip((before, after), times, strict=True))
+        rows.append((words.arch(arch), old, new))
     return rows
 
 
