@@ -1,0 +1,91 @@
+"""Which stages of a revision do not belong to its lock file any more, and which ran anew between two revisions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from derm_t2im.changes.snapshot import Snapshot
+
+MISSING = object()
+
+
+def changed(before: Snapshot, after: Snapshot) -> list[str]:
+    """Stages whose recorded inputs or outputs differ between the lock files, in the order of the later one."""
+    old, new = before.lock.get("stages", {}), after.lock.get("stages", {})
+    return [name for name in new if _record(new[name]) != _record(old.get(name, {}))]
+
+
+def _record(stage: Mapping[str, Any]) -> Any:
+    def entries(key: str) -> list[tuple[str, str]]:
+        return sorted((one.get("path", ""), one.get("md5", "")) for one in stage.get(key, []))
+
+    return stage.get("cmd"), entries("deps"), stage.get("params"), entries("outs")
+
+
+def stale(after: Snapshot, root: Path = Path()) -> list[str]:
+    """Stages that `dvc repro` would run again in the working tree, by its lock file; no data are needed for this.
+
+    A stage is stale where a parameter or a tracked file that it depends on is not the recorded one, or where it
+    reads what a stale stage writes. Data files themselves are taken to be as recorded.
+    """
+    stages = after.lock.get("stages", {})
+    found: list[str] = []
+    dirty: set[str] = set()
+    for name in _in_order(stages):
+        stage = stages[name]
+        moved = any(_differs(one, root) for one in stage.get("deps", []))
+        moved |= any(_parameter(after.params, key) != value for key, value in _parameters(stage))
+        moved |= any(_within(one["path"], dirty) for one in stage.get("deps", []))
+        if moved:
+            found.append(name)
+            dirty |= {one["path"] for one in stage.get("outs", [])}
+    return found
+
+
+def _in_order(stages: Mapping[str, Any]) -> list[str]:
+    """Stage names such that each comes after those whose outputs it reads."""
+    writes = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
+    needs = {
+        name: {by for dep in stage.get("deps", []) for path, by in writes.items() if _related(dep["path"], path)}
+        for name, stage in stages.items()
+    }
+    order: list[str] = []
+    waiting = list(stages)
+    while waiting:
+        ready = [name for name in waiting if not (needs[name] - {name}).intersection(waiting)]
+        ready = ready or waiting[:1]  # a circle cannot be: DVC refuses it
+        order += ready
+        waiting = [name for name in waiting if name not in ready]
+    return order
+
+
+def _related(one: str, other: str) -> bool:
+    return one == other or one.startswith(other + "/") or other.startswith(one + "/")
+
+
+def _within(path: str, written: set[str]) -> bool:
+    return any(_related(path, other) for other in written)
+
+
+def _differs(dep: Mapping[str, Any], root: Path) -> bool:
+    """Whether a source file is not the recorded one; data, which may be absent, never differ."""
+    path = root / dep["path"]
+    if not dep["path"].startswith("src/"):
+        return False
+    return not path.is_file() or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != dep.get("md5")
+
+
+def _parameters(stage: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for values in (stage.get("params") or {}).values() for key, value in values.items()]
+
+
+def _parameter(params: Mapping[str, Any], key: str) -> Any:
+    value: Any = params
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return MISSING
+        value = value[part]
+    return value
