@@ -15,6 +15,7 @@ from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
+from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app.command()(deploy.predict)
 app.command()(deploy.opinions)
 app.command()(auditing.audit)
 app.add_typer(study.study_app, name="study")
+app.command()(publish.export_dataset)
+app.command()(publish.export_lora)
 app.command("doctor")(checks.command)
 app.command("profile")(profiles.command)
 
