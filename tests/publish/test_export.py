@@ -21,6 +21,7 @@ def project(tmp_path: Path) -> Path:
     table = manifest.read(root / paths.CURATED_MANIFEST)
     digests = [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in table["path"]]
     manifest.write(table.assign(sha256=digests, width=32, height=32), root / paths.CURATED_MANIFEST)
+    manifest.write(table, root / paths.SYNTHETIC_MANIFEST)
     (root / "params.yaml").write_text("finetune:\n  base: owner/model@abc\n", encoding="utf-8")
     (root / paths.LORA / "pytorch_lora_weights.safetensors").write_bytes(b"x")
     return root
