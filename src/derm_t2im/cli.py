@@ -11,12 +11,13 @@ import typer
 from derm_t2im import distributed, profiles
 from derm_t2im import doctor as checks
 from derm_t2im.audit import command as auditing
-from derm_t2im.classify import confusion
 from derm_t2im.changes import command as changes
+from derm_t2im.classify import confusion
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
+from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
 
 app = typer.Typer(
@@ -36,6 +37,8 @@ app.command()(auditing.audit)
 app.add_typer(study.study_app, name="study")
 app.command("confusion")(confusion.command)
 app.add_typer(changes.report_app, name="report")
+app.command()(publish.export_dataset)
+app.command()(publish.export_lora)
 app.command("doctor")(checks.command)
 app.command("profile")(profiles.command)
 

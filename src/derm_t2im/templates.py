@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -19,6 +19,22 @@ def environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def plain(*packages: str) -> Environment:
+    """The same for Markdown: text as it is, and the filter ``cell`` for what stands in a table."""
+    pages = environment(*packages)
+    pages.autoescape = False
+    pages.filters["cell"] = _cell
+    return pages
+
+
+def _cell(text: Any) -> str:
+    """Text inside a Markdown table: nothing in it ends the cell or starts markup."""
+    said = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
+    for mark in "<>`*_[]":
+        said = said.replace(mark, {"<": "&lt;", ">": "&gt;"}.get(mark, "\\" + mark))
+    return said.replace("@", "@\N{ZERO WIDTH SPACE}")
 
 
 def source(pages: Environment, name: str) -> str:

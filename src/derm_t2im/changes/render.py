@@ -97,18 +97,8 @@ def markdown(found: Comparison, samples: tuple[str, str] | None = None, page: st
         samples: Addresses of the sample sheets before and after, where a reader can see them.
         page: Address of the whole page, where curves and pictures are.
     """
-    pages = templates.environment("derm_t2im.changes")
-    pages.autoescape = False
-    pages.filters["cell"] = _cell
+    pages = templates.plain("derm_t2im.changes")
     return pages.get_template("comment.md").render(samples=samples, page=page, **context(found))
-
-
-def _cell(text: Any) -> str:
-    """Text inside a Markdown table: nothing in it ends the cell or starts markup."""
-    said = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
-    for mark in "<>`*_[]":
-        said = said.replace(mark, {"<": "&lt;", ">": "&gt;"}.get(mark, "\\" + mark))
-    return said.replace("@", "@\N{ZERO WIDTH SPACE}")
 
 
 def html(found: Comparison) -> str:
