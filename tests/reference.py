@@ -25,7 +25,7 @@ by `python -m tests.reference`; a test compares. A wrong value stops a run with 
 ## What runs again
 
 A changed parameter makes DVC run the stages that read it, and after them those whose inputs turn out different. Without
-a difference they are skipped: the third column is the most that can run. `check` reads all of the file first, in a second.
+a difference they are skipped: the third column is the most that can run. `check` reads all of it first, in a second.
 
 | Parameter | Stages that read it | Stages after them |
 |---|---|---|
