@@ -16,6 +16,7 @@ from derm_t2im.deploy import commands as deploy
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
 from derm_t2im.study import commands as study
+from derm_t2im.sweeps import commands as sweeps
 
 app = typer.Typer(
     help="Synthetic dermoscopic images, and honest evidence of whether they help.",
@@ -32,6 +33,7 @@ app.command()(deploy.predict)
 app.command()(deploy.opinions)
 app.command()(auditing.audit)
 app.add_typer(study.study_app, name="study")
+app.add_typer(sweeps.sweep_app, name="sweep")
 app.command("doctor")(checks.command)
 app.command("profile")(profiles.command)
 

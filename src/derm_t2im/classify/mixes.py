@@ -111,7 +111,6 @@ def build(
     Raises:
         UserError: if a class has no image.
     """
-    import pandas as pd
 
     if not len(real):
         raise UserError("the training split is empty: enlarge split.train or the source.")
