@@ -74,7 +74,8 @@ def show(name: Name, set_: Set = None) -> None:
 
     sweep = plan.read(name)
     given = plan.parse(set_) if set_ else results.given_before(name)
-    found = results.collect(sweep, engine.look(sweep, given), given, {})
+    points = engine.look(sweep, given)
+    found = results.collect(sweep, points, given, engine.failures(sweep, points))
     terminal.show(sweep, found, results.records(sweep, found), sys.stdout)
     for path in results.write(sweep, found):
         say(f"sweep {name}: {path}")

@@ -20,11 +20,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from derm_t2im import paths, state
 from derm_t2im.errors import UserError
@@ -108,13 +108,14 @@ def run(sweep: Sweep, given: Mapping[str, Any], jobs: int = 1, again: bool = Fal
         points = look(sweep, given)
         waiting = [each for each in points if again or not each.revision]
         say(f"sweep {sweep.name}: {len(points)} points, {len(waiting)} to run, {len(points) - len(waiting)} finished")
+        fresh = ["-S", "dvc.lock:~stages"] if waiting and _lock_out_of_reach() else []
         running: list[_Running] = []
         failed: dict[str, str] = {}
         try:
             while waiting or running:
                 if waiting and len(running) < jobs and all(each.ready for each in running):
                     _refuse_unfit()
-                    running.append(_start(sweep, waiting.pop(0), given, folder, jobs))
+                    running.append(_start(sweep, waiting.pop(0), given, fresh, jobs))
                 time.sleep(0.2)
                 for each in list(running):
                     _watch(sweep, each)
@@ -182,7 +183,7 @@ def _wait_for_orphans(sweep: Sweep, folder: Path) -> None:
 
 def _clear(experiment: str) -> None:
     """Remove the copies that killed runs of an experiment left; its lock must be held."""
-    for file in EXPERIMENTS.rglob("*.run"):
+    for file in (*EXPERIMENTS.glob("run/*/*.run"), *EXPERIMENTS.glob("standalone/run/*/*.run")):
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -193,14 +194,34 @@ def _clear(experiment: str) -> None:
             shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def _start(sweep: Sweep, found: Found, given: Mapping[str, Any], folder: Path, jobs: int) -> _Running:
+def _lock_out_of_reach() -> bool:
+    """Whether dvc.lock names outputs that are not in DVC's cache, as in a new clone.
+
+    DVC 3.67 then fails when it takes a stage from the run cache that reads a file of such an output (data/raw/x.parquet
+    of data/raw): it looks that up in the lock of the commit. Points start without a lock there; the run cache knows
+    what has run.
+    """
+    try:
+        locked = read_yaml(Path("dvc.lock")).get("stages") or {}
+    except UserError:
+        return False
+    done = subprocess.run(("dvc", "cache", "dir"), capture_output=True, text=True, check=False)
+    cache = Path(done.stdout.strip() or ".dvc/cache") / "files" / "md5"
+    tracked = experiments.Tree.of("HEAD")
+    outs = [out for stage in locked.values() for out in stage.get("outs") or []]
+    kept = [str(out.get("md5", "")) for out in outs if not tracked.below(str(out["path"]))]
+    return any(md5 and not (cache / md5[:2] / md5[2:]).is_file() for md5 in kept)
+
+
+def _start(sweep: Sweep, found: Found, given: Mapping[str, Any], fresh: list[str], jobs: int) -> _Running:
+    folder = folder_of(sweep)
     for why in found.old[:3]:
         say(f"sweep {sweep.name}: {found.point.label} ran before, but {why}: it runs again")
     head = experiments.head()
     for _, reference in experiments.all_runs().get(found.experiment, []):
         if reference.split("/")[2:4] == [head[:2], head[2:]]:
             experiments.remove(reference)  # the name must be free; DVC's cache keeps what it made
-    words = ["dvc", "exp", "run", "--temp", "--name", found.experiment]
+    words = ["dvc", "exp", "run", "--temp", "--name", found.experiment, *fresh]
     for key, value in sweep.changes(found.point, given).items():
         words += ["-S", plan.override(key, value)]
     for path in _inputs_outside_git(found.wanted):
@@ -273,6 +294,16 @@ def last_error(log: str) -> str:
     return lines[-1] if lines else ""
 
 
+def failures(sweep: Sweep, points: Sequence[Found]) -> dict[str, str]:
+    """Why each point without an experiment failed when it ran last, as far as its log says."""
+    found = {}
+    for each in points:
+        log = folder_of(sweep) / f"{each.experiment}.log"
+        if not each.revision and log.is_file() and re.search(r"(?m)^ERROR: ", said := _read(log)):
+            found[each.point.label] = last_error(said)
+    return found
+
+
 def _stop(running: list[_Running]) -> None:
     """End all that runs, as Ctrl-C would; what does not end is killed."""
     for each in running:
@@ -292,6 +323,4 @@ def _signal(each: _Running, number: signal.Signals) -> None:
 
 
 def _read(log: Path) -> str:
-    file: IO[str]
-    with log.open(encoding="utf-8", errors="replace") as file:
-        return file.read()
+    return log.read_text(encoding="utf-8", errors="replace")
