@@ -68,7 +68,7 @@ def test_a_sweep_runs_once_then_only_what_is_old(world: World) -> None:
     world.commit()
     assert "0 to run, 2 finished" in world.call("run", "shares").stderr
 
-    shared = world.call("run", "shares", "-S", "evaluate.seed=5")
+    shared = world.call("run", "shares", "-S", "evaluate.seed=5", "--jobs", "2")
     assert shared.returncode == 0 and "evaluate.seed was 0, is 5: it runs again" in shared.stderr
     assert shared.stderr.count("1 stages ran, 1 cached") == 2  # mix comes from DVC's run cache
     assert json.loads((world.folder / "metrics/sweeps/shares.json").read_text())["given"] == {"evaluate.seed": 5}
@@ -84,7 +84,7 @@ def test_a_sweep_runs_once_then_only_what_is_old(world: World) -> None:
 
 def test_a_point_that_fails_is_named_and_the_others_are_finished(world: World) -> None:
     world.sweep(", evaluate.seed: 13")
-    done = world.call("run", "shares")
+    done = world.call("run", "shares", "--jobs", "2")
     assert "1 of 2 points failed (3:2: Error: evaluate.seed: thirteen is not allowed.)" in one_line(done)
     assert world.experiments() == {"sweep-shares-low"} and not world.copies()
     shown = world.call("show", "shares")

@@ -17,10 +17,12 @@ stages:
     params: [mix]
     deps: [work.py]
     outs: [data/mixes]
+    metrics:
+      - metrics/mix.json: {cache: false}
   evaluate:
     cmd: python work.py evaluate
     params: [evaluate.seed, mix.synthetic_fraction]
-    deps: [work.py, data/mixes]
+    deps: [work.py, data/mixes, metrics/mix.json]
     metrics:
       - metrics/classification.json: {cache: false}
   report:
@@ -36,6 +38,8 @@ fraction, seed = params["mix"]["synthetic_fraction"], params["evaluate"]["seed"]
 if stage == "mix":
     pathlib.Path("data/mixes").mkdir(parents=True)
     pathlib.Path("data/mixes/a").write_text(str(fraction))
+    pathlib.Path("metrics").mkdir(exist_ok=True)
+    json.dump({"hybrid": {"synthetic_fraction": fraction}}, open("metrics/mix.json", "w"))
 elif stage == "report":
     sys.exit("Error: nobody asked for a report")
 else:
@@ -47,7 +51,6 @@ else:
             time.sleep(0.05)
     mixes = {mix: {"in_domain": {"auc": value, "auc_low": value - 0.1, "auc_high": value + 0.1, "n": 50, "seeds": 2}}
              for mix, value in {"real": 0.5, "hybrid": 0.5 + fraction / 4}.items()}
-    pathlib.Path("metrics").mkdir(exist_ok=True)
     json.dump({"vit": mixes}, open("metrics/classification.json", "w"))
 """
 SWEEP = """
