@@ -83,6 +83,7 @@ def test_a_sweep_runs_once_then_only_what_is_old(world: World) -> None:
 
 
 def test_a_point_that_fails_is_named_and_the_others_are_finished(world: World) -> None:
+    world.like_a_new_clone()
     world.sweep(", evaluate.seed: 13")
     done = world.call("run", "shares", "--jobs", "2")
     assert "1 of 2 points failed (3:2: Error: evaluate.seed: thirteen is not allowed.)" in one_line(done)
@@ -91,7 +92,8 @@ def test_a_point_that_fails_is_named_and_the_others_are_finished(world: World) -
     assert "3:2: failed; Error: evaluate.seed: thirteen" in shown.stdout and "low: finished" in shown.stdout
     world.sweep(", evaluate.seed: 14")
     mended = world.call("run", "shares")
-    assert mended.returncode == 0 and "1 to run, 1 finished" in mended.stderr
+    assert mended.returncode == 0 and "1 to run, 1 finished" in mended.stderr, mended.stderr
+    assert "1 stages ran, 1 cached" in mended.stderr
 
 
 def wait_for(path: Path) -> None:

@@ -22,7 +22,7 @@ stages:
   evaluate:
     cmd: python work.py evaluate
     params: [evaluate.seed, mix.synthetic_fraction]
-    deps: [work.py, data/mixes, metrics/mix.json]
+    deps: [work.py, data/mixes/a, metrics/mix.json]
     metrics:
       - metrics/classification.json: {cache: false}
   report:
@@ -103,6 +103,13 @@ class World:
     def commit(self) -> None:
         self.do("git", "add", "-A")
         self.do("git", "commit", "-qm", "state")
+
+    def like_a_new_clone(self) -> None:
+        """A run lies in Git, but not in DVC's cache."""
+        self.do("dvc", "repro", "evaluate")
+        self.commit()
+        shutil.rmtree(self.folder / ".dvc" / "cache")
+        shutil.rmtree(self.folder / "data")
 
     def do(self, *words: str) -> str:
         done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True)
