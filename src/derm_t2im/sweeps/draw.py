@@ -39,7 +39,9 @@ def panels(sweep: Sweep, records: Sequence[Record]) -> list[Panel]:
     for drawn in sweep.draw:
         words = drawn.words
         inner = sweep.axis.across or next((w for w in reversed(words) if w in ("mix", "pair")), "")
-        for record in (r for r in records if r["figure"] == drawn.name):
+        order = drawn.only.get(inner, [])
+        mine = [record for record in records if record["figure"] == drawn.name]
+        for record in sorted(mine, key=lambda r: order.index(r[inner]) if order else 0):  # stable: points keep theirs
             outer = [str(record[word]) for word in words if word != inner]
             panel = made.setdefault((drawn.name, *outer), Panel(", ".join(outer).replace("_", "-"), drawn.name))
             name = record["point"] if sweep.axis.across else record.get(inner, drawn.name)
@@ -105,6 +107,8 @@ def _panel(sweep: Sweep, panel: Panel, axes: Axes) -> None:
         long = max(map(len, names)) * len(names) > 36
         axes.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
         axes.set_xlim(-0.6, len(names) - 0.4)
+    if "difference" in panel.axis:
+        axes.axhline(0, color="#666666", linewidth=0.8)
     axes.grid(axis="y", linewidth=0.5, color="#dddddd")
     axes.set_axisbelow(True)
     axes.set_xlabel(sweep.axis.name)
