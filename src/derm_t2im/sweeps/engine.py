@@ -114,7 +114,7 @@ def run(sweep: Sweep, given: Mapping[str, Any], jobs: int = 1, again: bool = Fal
         try:
             while waiting or running:
                 if waiting and len(running) < jobs and all(each.ready for each in running):
-                    _refuse_unfit()
+                    _refuse_unfit(patience=10.0)
                     running.append(_start(sweep, waiting.pop(0), given, fresh, jobs))
                 time.sleep(0.2)
                 for each in list(running):
@@ -133,11 +133,19 @@ def folder_of(sweep: Sweep) -> Path:
     return state.STATE / "sweeps" / sweep.name
 
 
-def _refuse_unfit() -> None:
+def _refuse_unfit(patience: float = 0.0) -> None:
+    """``patience``: seconds for another sweep, or DVC, to take back what it wrote into params.yaml as it starts."""
     if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
         raise UserError("there is no DVC pipeline here (dvc.yaml, .dvc): run this in the root of the repository.")
     experiments.head()
-    experiments.refuse_changes(Path("dvc.yaml").read_text(encoding="utf-8"))
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return experiments.refuse_changes(Path("dvc.yaml").read_text(encoding="utf-8"))
+        except UserError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
 
 
 @contextmanager
