@@ -121,7 +121,7 @@ class World:
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120
+            self.command(*words), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
