@@ -19,6 +19,7 @@ from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
 from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
+from derm_t2im.sweeps import commands as sweeps
 
 app = typer.Typer(
     help="Synthetic dermoscopic images, and honest evidence of whether they help.",
@@ -39,6 +40,7 @@ app.command("confusion")(confusion.command)
 app.add_typer(changes.report_app, name="report")
 app.command()(publish.export_dataset)
 app.command()(publish.export_lora)
+app.add_typer(sweeps.sweep_app, name="sweep")
 app.command("doctor")(checks.command)
 app.command("profile")(profiles.command)
 

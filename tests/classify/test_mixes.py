@@ -96,6 +96,53 @@ def test_what_cannot_be_mixed_is_refused():
         mixes.build(["hybrid"], REAL, REAL.assign(kind="synthetic"), 0.1, 0)
 
 
+def test_the_controls_of_hybrid():
+    rejected = rows("drawn", benign=60, malignant=60).assign(kind="synthetic")
+    drawn = pd.concat([KEPT, rejected])
+    names = ["real", "hybrid", "augmented", "unfiltered"]
+    made = mixes.build(names, REAL, KEPT, 0.75, 0, drawn)
+    assert made["augmented"].equals(made["real"])
+    assert mixes.AUGMENT == {"augmented": "strong"}
+    assert mixes.describe(made["unfiltered"]) == mixes.describe(made["hybrid"])
+    taken = set(made["unfiltered"]["image_id"]) - set(REAL["image_id"])
+    of_all = len(taken & set(rejected["image_id"])) / len(taken)
+    assert 0.3 < of_all < 0.7  # curation has no say: half of what was drawn was rejected
+    assert set(mixes.build(["unfiltered"], REAL, KEPT, 0.5, 0, drawn)["unfiltered"]["image_id"]) - set(
+        REAL["image_id"]
+    ) < set(taken)
+
+
+def test_unfiltered_has_as_many_as_curation_left_to_hybrid():
+    few = rows("synthetic", benign=60, malignant=10)
+    made = mixes.build(["unfiltered"], REAL, few, 0.75, 0, pd.concat([few, rows("drawn", benign=80, malignant=80)]))
+    assert mixes.describe(made["unfiltered"])["classes"] == {"benign": 30, "malignant": 22}
+
+
+def test_a_fraction_of_one_is_synthetic_images_only():
+    few = rows("synthetic", benign=50, malignant=40)
+    made = mixes.build([*ALL, "unfiltered", "augmented"], REAL, few, 1.0, 0, few)
+    figures = {name: mixes.describe(mix) for name, mix in made.items()}
+    assert figures["hybrid"] == figures["synthetic"]
+    assert figures["hybrid"]["real"] == 0 and figures["hybrid"]["classes"] == {"benign": 40, "malignant": 40}
+    assert figures["oversampled"]["classes"] == figures["hybrid"]["classes"]
+    assert figures["unfiltered"]["classes"] == figures["hybrid"]["classes"]
+    assert figures["oversampled"]["synthetic"] == 0
+    assert figures["real"] == figures["augmented"] and figures["real"]["images"] == len(REAL)
+    with pytest.raises(UserError, match="no image of malignant"):
+        mixes.build(["hybrid"], REAL, rows("synthetic", benign=9), 1.0, 0)
+
+
+def test_ten_synthetic_images_for_each_real_one():
+    many = rows("synthetic", benign=200, malignant=200)
+    hybrid = mixes.describe(mixes.build(["hybrid"], REAL, many, 0.909, 0)["hybrid"])
+    assert hybrid["synthetic"] == 320 and hybrid["real"] == 32
+
+
+def test_a_mix_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match=r"'hybird' is no mix; allowed: real, hybrid"):
+        mixes.build(["hybird"], REAL, KEPT, 0.5, 0)
+
+
 def test_without_synthetic_images_hybrid_is_real():
     made = mixes.build(["hybrid", "oversampled", "real"], REAL, KEPT, 0.0, 0)
     assert mixes.describe(made["hybrid"]) == mixes.describe(made["oversampled"]) == mixes.describe(made["real"])

@@ -78,3 +78,16 @@ def test_a_leaking_split_is_refused(root):
     manifest.write(pd.DataFrame(splits), paths.SPLITS_MANIFEST)
     with pytest.raises(UserError, match="train-0"):
         mix.run()
+
+
+def test_only_synthetic_images_and_the_controls(root):
+    project.write(root, mix={"mixes": ["hybrid", "synthetic", "augmented", "unfiltered"], "synthetic_fraction": 1.0})
+    mix.run()
+    figures = json.loads(paths.MIX_METRICS.read_text())
+    assert figures["hybrid"] == figures["synthetic"] and figures["hybrid"]["synthetic_fraction"] == 1
+    assert figures["unfiltered"]["classes"] == figures["hybrid"]["classes"]
+    assert figures["augmented"]["images"] == 16
+    assert set(manifest.read(paths.mix_manifest("unfiltered"))["decision"]) == {"kept", "rejected"}
+    project.write(root, mix={"mixes": ["oversampled"], "synthetic_fraction": 1.0})
+    mix.run()
+    assert json.loads(paths.MIX_METRICS.read_text())["oversampled"]["images"] == figures["hybrid"]["images"]

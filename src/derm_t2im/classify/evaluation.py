@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # (a, b): how much better a is than b.
-CONTRASTS = (("hybrid", "real"), ("hybrid", "oversampled"), ("oversampled", "real"), ("synthetic", "real"))
+CONTRASTS = (
+    ("hybrid", "real"),
+    ("hybrid", "oversampled"),
+    ("oversampled", "real"),
+    ("synthetic", "real"),
+    ("hybrid", "unfiltered"),
+    ("hybrid", "augmented"),
+    ("augmented", "real"),
+    ("unfiltered", "real"),
+)
 
 
 def positive_columns(classes: Sequence[str], positive: str) -> list[int]:

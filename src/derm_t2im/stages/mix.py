@@ -15,12 +15,12 @@ def run() -> None:
     settings = load("mix", Mix)
     splits = manifest.read(paths.SPLITS_MANIFEST)
     refuse_leaks(splits)
-    kept = None
-    if {"hybrid", "synthetic"} & set(settings.mixes):
-        curated = manifest.read(paths.CURATED_MANIFEST)
-        kept = curated[curated["decision"] == "kept"]
+    kept = drawn = None
+    if mixes.needs_curated(settings.mixes, settings.synthetic_fraction):
+        drawn = manifest.read(paths.CURATED_MANIFEST)
+        kept = drawn[drawn["decision"] == "kept"]
     real = splits[splits["split"] == "train"]
-    made = mixes.build(list(settings.mixes), real, kept, settings.synthetic_fraction, settings.seed)
+    made = mixes.build(list(settings.mixes), real, kept, settings.synthetic_fraction, settings.seed, drawn)
 
     work = state.work_folder("mix", state.fingerprint(settings)) / "mixes"
     for name, table in made.items():
