@@ -26,7 +26,7 @@ def overlay(rgb: np.ndarray, heat: np.ndarray | None, mask: np.ndarray, side: in
     import cv2
     from matplotlib import colormaps
 
-    shown = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    shown: np.ndarray = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     if heat is not None:
         grey = cv2.cvtColor(shown / 255, cv2.COLOR_RGB2GRAY)[..., None] * 255
         strength = cv2.resize(heat.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)

@@ -36,10 +36,25 @@ class NoMap(UserError):
 
 
 class Maps(NamedTuple):
-    """Maps (n, cells, cells), float32, not negative, each with the sum 1; all zero where nothing speaks for it."""
+    """What :func:`explain` finds.
+
+    ``values`` float32 (n, s, s) over the pixels of the network's input, not negative, each with the sum 1 or, where
+    nothing speaks for it, 0; made of ``cells`` x ``cells``; ``logits`` (n, k) of the same images.
+    """
 
     values: np.ndarray
+    logits: np.ndarray
     method: Method
+    cells: int
+
+
+class _Coarse(NamedTuple):
+    """Maps (n, cells, cells), logits (n, k), and how far each cell lies right of and below its place, pixels."""
+
+    maps: torch.Tensor
+    logits: torch.Tensor
+    method: Method
+    offset: float = 0.0
 
 
 def explain(
@@ -49,7 +64,7 @@ def explain(
 
     Args:
         network: Any of timm's; its weights stay as they are.
-        images: uint8 (n, h, w, 3).
+        images: uint8 (n, h, w, 3), at least one.
         target: bool (n, k), the classes of the finding; its log odds against the other classes are explained.
         attention: How attention is read; without effect on other networks.
         batch: Images at a time; changes no map.
@@ -59,31 +74,48 @@ def explain(
     """
     import torch
 
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise ValueError(f"images must be uint8 (n, h, w, 3), not {images.dtype} {images.shape}")
     if target.shape != (len(images), len(network.classes)) or target.all(axis=1).any() or not target.any(axis=1).all():
         raise ValueError(f"target must be bool (n, {len(network.classes)}) with some, not all classes in each row")
-    module, found = network.module, []
+    module = network.module
+    found: list[_Coarse] = []
+    name = str(network.config.get("timm", type(module).__name__))
     was_training = module.training
-    method: Method = "grad_cam"
     module.eval()
     try:
         with torch.enable_grad():
-            for start in range(0, max(1, len(images)), batch):
+            for start in range(0, len(images), batch):
                 pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(network.device)
                 wanted = torch.from_numpy(target[start : start + batch]).to(network.device)
                 x = network.prepare(pixels).requires_grad_()
-                maps = _attention(module, x, wanted, attention) if len(x) else None
-                if maps is not None:
-                    method = "attention_gradient" if attention == "gradient" else "attention_rollout"
-                elif len(x):
-                    maps = _grad_cam(module, x, wanted, str(network.config.get("timm", type(module).__name__)))
-                found.append(np.zeros((0, 1, 1)) if maps is None else maps.detach().double().cpu().numpy())
+                seen = _attention(module, x, wanted, attention) or _grad_cam(module, x, wanted, name)
+                # Every batch as the first one says: chance has no part in where a cell lies.
+                offset = found[0].offset if found else seen.offset
+                found.append(seen._replace(maps=seen.maps.detach(), logits=seen.logits.detach(), offset=offset))
     finally:
         module.train(was_training)
-    values = np.concatenate(found)
-    total = values.sum(axis=(1, 2), keepdims=True)
-    return Maps(np.divide(values, total, out=np.zeros_like(values), where=total > 0).astype(np.float32), method)
+    coarse = torch.cat([part.maps for part in found]).float().cpu().numpy()
+    logits = torch.cat([part.logits for part in found]).float().cpu().numpy()
+    values = enlarge(coarse, network.size, found[0].offset)
+    return Maps(values, logits, found[0].method, coarse.shape[1])
+
+
+def enlarge(maps: np.ndarray, size: int, offset: float = 0.0) -> np.ndarray:
+    """Maps (n, c, c) over the pixels, float32 (n, size, size), linear between the cells' centres, with the sum 1 or 0.
+
+    ``offset`` says how many pixels a cell's true centre lies right of and below its place in an even grid.
+    """
+    import cv2
+
+    step = maps.shape[1] / size
+    start = (0.5 - offset) * step - 0.5
+    to_cells = np.array([[step, 0, start], [0, step, start]])
+    how: dict[str, Any] = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    shown = [cv2.warpAffine(np.asarray(one, np.float32), to_cells, (size, size), **how) for one in maps]
+    large = np.stack(shown).astype(np.float64)
+    total = large.sum(axis=(1, 2), keepdims=True)
+    return np.divide(large, total, out=np.zeros_like(large), where=total > 0).astype(np.float32)
 
 
 def _log_odds(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -121,7 +153,7 @@ def relevance(layers: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor])
     return flow - one
 
 
-def _attention(module: Any, x: torch.Tensor, target: torch.Tensor, how: Attention) -> torch.Tensor | None:
+def _attention(module: Any, x: torch.Tensor, target: torch.Tensor, how: Attention) -> _Coarse | None:
     """Maps (n, cells, cells) by attention; None where a network has none over all tokens."""
     import torch
 
@@ -138,9 +170,9 @@ def _attention(module: Any, x: torch.Tensor, target: torch.Tensor, how: Attentio
                     for layer in layers)  # fmt: skip
         if not layers or not whole or side * side != count - prefix:
             return None
+        logits = module.forward_head(tokens)
         if how == "gradient":
-            score = _log_odds(module.forward_head(tokens), target).sum()
-            gradients = torch.autograd.grad(score, layers, allow_unused=True)
+            gradients = torch.autograd.grad(_log_odds(logits, target).sum(), layers, allow_unused=True)
             given = [torch.zeros_like(a) if g is None else g for a, g in zip(layers, gradients, strict=True)]
             flow = relevance(layers, given)
         else:
@@ -148,7 +180,8 @@ def _attention(module: Any, x: torch.Tensor, target: torch.Tensor, how: Attentio
     # The answer is read from the class token where there is one, else from all patches alike.
     reads_token = prefix > 0 and getattr(module, "global_pool", "token") == "token"
     read = flow[:, 0] if reads_token else flow[:, prefix:].mean(dim=1)
-    return read[:, prefix:].reshape(len(x), side, side)
+    maps = read[:, prefix:].reshape(len(x), side, side)
+    return _Coarse(maps, logits, "attention_gradient" if how == "gradient" else "attention_rollout")
 
 
 @contextmanager
@@ -171,17 +204,17 @@ def _watched(blocks: list[Any]) -> Iterator[list[torch.Tensor]]:
 # --- Grad-CAM ------------------------------------------------------------------------------------
 
 
-def _grad_cam(module: Any, x: torch.Tensor, target: torch.Tensor, name: str) -> torch.Tensor:
-    """Maps (n, cells, cells) by Grad-CAM."""
+def _grad_cam(module: Any, x: torch.Tensor, target: torch.Tensor, name: str) -> _Coarse:
+    """Maps by Grad-CAM."""
     import torch
 
     final, stages = _stages(module, x)
+    known = [(stage, grid) for stage in stages if (grid := _grid(stage, module)) is not None]
     gradients: tuple[Any, ...] = ()
-    grids = [(stage, _grid(stage, module)) for stage in stages]
-    known = [(stage, grid) for stage, grid in grids if grid is not None]
     if known:
-        score = _log_odds(module.forward_head(final), target).sum()
-        gradients = torch.autograd.grad(score, [stage for stage, _ in known], allow_unused=True)
+        logits = module.forward_head(final)
+        score = _log_odds(logits, target).sum()
+        gradients = torch.autograd.grad(score, [stage for stage, _ in known], allow_unused=True, retain_graph=True)
     # Stages that are copies (turned for the caller), and patches that a class token has read before, are no part of
     # the way from here to the answer.
     usable = [
@@ -197,7 +230,27 @@ def _grad_cam(module: Any, x: torch.Tensor, target: torch.Tensor, name: str) -> 
     fine = [pair for pair in usable if min(pair[0].shape[2:]) >= CELLS]
     activation, gradient = fine[-1] if fine else max(usable, key=lambda pair: pair[0].shape[2])
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return (weights * activation).sum(dim=1).clamp(min=0)
+    maps = (weights * activation).sum(dim=1).clamp(min=0)
+    return _Coarse(maps, logits, "grad_cam", _offset(activation, x))
+
+
+def _offset(activation: torch.Tensor, x: torch.Tensor) -> float:
+    """How many pixels the middle cells' view lies right of and below the middle of the image.
+
+    A strided convolution that pads both sides alike looks half a step up and left of it, each one more: by 3.5 of 64
+    pixels at the third. The centre of the gradients in the image tells.
+    """
+    import torch
+
+    cells, size = activation.shape[2], x.shape[2]
+    middle = slice((cells - 1) // 2, cells // 2 + 1)
+    (gradient,) = torch.autograd.grad(activation[:, :, middle, middle].sum(), x)
+    weight = gradient.abs().double().sum(dim=(0, 1))
+    if not bool(weight.any()):
+        return 0.0
+    line = torch.arange(size, device=weight.device, dtype=weight.dtype) + 0.5
+    centre = float((weight.sum(dim=0) + weight.sum(dim=1)) @ line / weight.sum() / 2)
+    return min(max(centre - size / 2, -size / cells / 2), size / cells / 2)
 
 
 def _stages(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from derm_t2im.explain.maps import enlarge
+
 if TYPE_CHECKING:
     from derm_t2im.networks import Network
 
 ERASED = 0.2  # share of an image that is painted over to test a map
-
-
-def enlarge(maps: np.ndarray, size: int) -> np.ndarray:
-    """Maps (n, c, c) over the pixels, float32 (n, size, size), each with its sum kept as 1 (or 0)."""
-    import cv2
-
-    large = np.empty((len(maps), size, size), np.float32)
-    for i, one in enumerate(maps):
-        large[i] = cv2.resize(np.asarray(one, np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    total = large.sum(axis=(1, 2), keepdims=True, dtype=np.float64)
-    return np.divide(large, total, out=np.zeros_like(large), where=total > 0, casting="unsafe")
 
 
 def outside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:

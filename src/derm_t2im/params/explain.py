@@ -12,6 +12,6 @@ from derm_t2im.params import Section
 class Explain(Section):
     """Section `explain`."""
 
-    images: int = Field(200, ge=0)
+    images: int = Field(120, ge=0)
     attention: Literal["gradient", "rollout"] = "gradient"
     seed: int = 0

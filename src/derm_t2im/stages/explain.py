@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from derm_t2im import manifest, networks, paths, runtime, seeds, state
 from derm_t2im.classify import data, evaluation, statistics
+from derm_t2im.classify.chosen import best_seed
 from derm_t2im.errors import UserError
 from derm_t2im.explain import draw, maps, measure
 from derm_t2im.imaging import lesion
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("all", "hits", "misses")
-PER_BLOCK = 3  # images of each truth, right and wrong, in a picture
+PER_BLOCK = 6  # images that a picture shows of right, and of wrong answers
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def run() -> None:
     work = state.work_folder("explain", "pictures")
     for arch in track(training.archs, "explain"):
         try:
-            seen = {mix: [look(arch, mix, seed) for seed in training.seeds] for mix in mixes}
+            seen: dict[str, list[Seen]] = {mix: [look(arch, mix, seed) for seed in training.seeds] for mix in mixes}
         except maps.NoMap as error:
             say(f"explain: {error}")
             metrics[arch] = {"left_out": str(error)}
@@ -95,9 +97,7 @@ def run() -> None:
         metrics["contrasts"][arch] = {
             f"{a}-{b}": _contrast(seen[a], seen[b], counts) for a, b in evaluation.CONTRASTS if a in seen and b in seen
         }
-        shown = {mix: seen[mix][0] for mix in ("real", "hybrid") if mix in seen} or {mixes[0]: seen[mixes[0]][0]}
-        sample = samples[shown[next(iter(shown))].heat.shape[1]]
-        picture = _picture(arch, sample, shown, truth, classes, judged.positive, settings, training.seeds[0])
+        picture = _picture(arch, samples, seen, training.seeds, truth, classes, judged.positive, settings)
         state.write_atomic(work / f"{arch}.png", picture)
     one = next(iter(samples.values()))
     found = int(one.masks.any(axis=(1, 2)).sum())
@@ -146,10 +146,11 @@ def _see(
     groups: np.ndarray,
     settings: Explain,
 ) -> Seen:
+    from scipy.special import softmax
+
     found = maps.explain(network, sample.images, target, settings.attention)
-    cells, masks = found.values.shape[1], sample.masks
-    heat = measure.enlarge(found.values, masks.shape[1])
-    p = network.predict(sample.images).astype(np.float64)
+    heat, cells, masks = found.values, found.cells, sample.masks
+    p = softmax(found.logits.astype(np.float64), axis=1)
     score = np.where(target, p, 0).sum(axis=1)
     hit = (score > 0.5) == np.isin(truth, positive) if positive else p.argmax(axis=1) == truth
     beyond = measure.outside(heat, masks)
@@ -180,7 +181,9 @@ def _describe(found: list[Seen], counts: np.ndarray) -> dict[str, Any]:
             "beyond_uniform": [one.outside - one.uniform for one in found],
             "erasure": [one.erasure for one in found],
         }
+        alone = [one.outside[which].mean() for one, which in pairs if which.any()]
         out[part] = _means(values, chosen, counts) | {
+            "outside_seed_sd": float(np.std(alone, ddof=1)) if len(alone) > 1 else None,
             "n": float(np.mean([which.sum() for which in chosen])),
             "no_map": float(np.mean([(_part(one.hit, part) & ~which).sum() for one, which in pairs])),
         }
@@ -228,43 +231,46 @@ def _means(values: dict[str, list[np.ndarray]], chosen: list[np.ndarray], counts
 
 def _picture(
     arch: str,
-    sample: Sample,
-    shown: dict[str, Seen],
+    samples: Mapping[int, Sample],
+    seen: Mapping[str, list[Seen]],
+    trained: list[int],
     truth: np.ndarray,
     classes: tuple[str, ...],
     positive: str,
     settings: Explain,
-    seed: int,
 ) -> bytes:
-    """Images with the maps of the networks in ``shown``; hits and misses are those of the last one."""
-    judge = list(shown.values())[-1]
-    last = list(shown)[-1]
+    """Images with the maps of the real- and the hybrid-trained network with the best validation AUC of its seeds.
+
+    Right and wrong are those of the last one.
+    """
+    shown: dict[str, Seen] = {}
+    for mix in [mix for mix in ("real", "hybrid") if mix in seen] or list(seen)[:1]:
+        best = best_seed(arch, mix)
+        shown[f"{mix}, seed {best}"] = seen[mix][trained.index(best) if best in trained else 0]
+    last, judge = list(shown.items())[-1]
+    sample = samples[judge.heat.shape[1]]
 
     def row(i: int) -> list[draw.Tile]:
         tiles = [draw.Tile(draw.overlay(sample.images[i], None, sample.masks[i]), classes[truth[i]])]
-        for mix, seen in shown.items():
-            heat = seen.heat[i] if seen.heat[i].any() else None
-            said = f"{mix}: {seen.score[i]:.2f}" + (" right" if seen.hit[i] else " wrong")
-            tiles.append(
-                draw.Tile(
-                    draw.overlay(sample.images[i], heat, sample.masks[i]),
-                    said if heat is not None else said + ", no map",
-                )
-            )
+        for name, one in shown.items():
+            said = f"{name.split(',')[0]}: {one.score[i]:.2f} {'right' if one.hit[i] else 'wrong'}"
+            heat = one.heat[i] if one.heat[i].any() else None
+            tile = draw.overlay(sample.images[i], heat, sample.masks[i])
+            tiles.append(draw.Tile(tile, said if heat is not None else f"{said}, no map"))
         return tiles
 
-    order = np.array(
-        sorted(range(len(truth)), key=lambda i: seeds.derive(settings.seed, "explain", "picture", arch, i)), int
-    )
+    def drawn(i: int) -> int:
+        return seeds.derive(settings.seed, "explain", "picture", arch, i)
+
+    order, most = sorted(range(len(truth)), key=drawn), max(1, PER_BLOCK // len(classes))
     blocks = []
-    for right, name in ((True, "right"), (False, "wrong")):
-        rows: list[int] = []
-        for k in range(len(classes)):
-            rows += [int(i) for i in order if judge.hit[i] == right and truth[i] == k][
-                : max(1, 2 * PER_BLOCK // len(classes))
-            ]
-        blocks.append((f"{last}-trained network {name}", [row(i) for i in rows]))
-    of = f"p({positive})" if positive else "p(own class)"
-    return draw.grid(
-        blocks, f"{arch}, seed {seed}: what speaks for {positive or 'the true class'}; below each map {of}"
+    for right, said in ((True, "right"), (False, "wrong")):
+        rows = [
+            i for k in range(len(classes)) for i in [i for i in order if judge.hit[i] == right and truth[i] == k][:most]
+        ]
+        blocks.append((f"{said}: {last}", [row(i) for i in rows]))
+    what = f"p({positive})" if positive else "p(true class)"
+    title = (
+        f"{arch}: what speaks for {positive or 'the true class'}. Below a map: {what}. Maps of {' and '.join(shown)}"
     )
+    return draw.grid(blocks, title)
