@@ -105,5 +105,5 @@ def test_a_mask_that_cannot_be_read_and_no_test_images_are_named(world):
         explain.run()
     table = manifest.read(paths.SPLITS_MANIFEST)
     manifest.write(table[table["split"] != "test"], paths.SPLITS_MANIFEST)
-    with pytest.raises(UserError, match="enlarge split.test"):
+    with pytest.raises(UserError, match=r"enlarge split\.test"):
         explain.run()

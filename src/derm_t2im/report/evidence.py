@@ -27,6 +27,7 @@ METRICS = {
     "curation": paths.CURATION_METRICS,
     "mix": paths.MIX_METRICS,
     "classification": paths.CLASSIFICATION_METRICS,
+    "explanations": paths.EXPLANATION_METRICS,
 }
 PLOTS = ("roc", "reliability", "confusion")
 
