@@ -26,11 +26,13 @@ def overlay(rgb: np.ndarray, heat: np.ndarray | None, mask: np.ndarray, side: in
     import cv2
     from matplotlib import colormaps
 
-    shown = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
+    shown: np.ndarray = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
     if heat is not None:
         grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)[..., None]
-        strength = cv2.resize(heat.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-        strength = strength / max(float(strength.max()), 1e-12)
+        strength: np.ndarray = np.asarray(
+            cv2.resize(heat.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+        )
+        strength /= max(float(strength.max()), 1e-12)
         colour = np.asarray(colormaps["inferno"](strength), np.float32)[..., :3] * 255
         shown = 0.4 * grey + 0.6 * colour
     out = np.ascontiguousarray(np.clip(shown, 0, 255).astype(np.uint8))

@@ -77,8 +77,10 @@ def _notes(found: Mapping[str, Any], archs: Mapping[str, Any]) -> list[str]:
     said = [str(cells["left_out"]) for cells in archs.values() if "left_out" in cells]
     masks = found.get("masks") or {}
     if masks:
+        images, truth, seen, none = (
+            words.count(n) for n in (found.get("images"), *(masks.get(key) for key in ("truth", "found", "none")))
+        )
         said.append(
-            f"Of {words.count(found.get('images'))} in-domain test images, {words.count(masks.get('truth'))} have a "
-            f"true lesion mask, {words.count(masks.get('found'))} one that was found, {words.count(masks.get('none'))} none."
+            f"Of {images} in-domain test images, {truth} have a true lesion mask, {seen} a found one, {none} none."
         )
     return said
