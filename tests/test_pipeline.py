@@ -38,7 +38,7 @@ def rerun(project: Project) -> list[str]:
 def test_all_outputs_are_there_and_a_second_run_does_nothing(project: Project) -> None:
     lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
     outputs = [out["path"] for stage in lock.values() for out in stage.get("outs", [])]
-    assert len(lock) == 15 + 6 + 2
+    assert len(lock) == 16 + 6 + 2
     assert all((project.folder / path).exists() for path in outputs)
     assert rerun(project) == []
     before = contents(project.folder / "metrics")

@@ -46,7 +46,7 @@ app.command("profile")(profiles.command)
 
 STAGES = (
     "check", "acquire", "preprocess", "split", "validate_data", "probe", "finetune", "generate", "embed", "fidelity",
-    "validate", "curate", "mix", "train", "evaluate", "export", "report",
+    "validate", "curate", "mix", "train", "evaluate", "explain", "export", "report",
 )  # fmt: skip
 
 

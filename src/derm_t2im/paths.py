@@ -49,10 +49,12 @@ MIX_METRICS = METRICS / "mix.json"
 TRAIN_METRICS = METRICS / "train"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
 SUBGROUP_METRICS = METRICS / "subgroups.json"
+EXPLANATION_METRICS = METRICS / "explanations.json"
 ONNX_METRICS = METRICS / "onnx"
 
 PLOTS = Path("plots")
 FINETUNE_PLOTS = PLOTS / "finetune"
+EXPLANATIONS = PLOTS / "explanations"
 DATA_VALIDATION_REPORT = Path("reports/validation_data")
 VALIDATION_REPORT = Path("reports/validation")
 REPORT = Path("reports/index.html")
@@ -71,6 +73,11 @@ def classifier(arch: str, mix: str) -> Path:
 def train_metrics(arch: str, mix: str) -> Path:
     """Training metrics of one architecture on one mix."""
     return TRAIN_METRICS / f"{arch}-{mix}.json"
+
+
+def explanation(arch: str) -> Path:
+    """Picture of what one architecture looks at."""
+    return EXPLANATIONS / f"{arch}.png"
 
 
 def onnx_model(arch: str) -> Path:

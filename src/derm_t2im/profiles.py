@@ -16,7 +16,7 @@ from yaml import safe_load
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
-from derm_t2im.params import explain, read_yaml
+from derm_t2im.params import complaint, read_yaml
 from derm_t2im.progress import say
 from derm_t2im.state import write_atomic
 
@@ -67,7 +67,7 @@ def apply(name: str, params: Path = paths.PARAMS, folder: Path = FOLDER) -> tupl
     try:
         Params.model_validate(safe_load(text.getvalue()))
     except ValidationError as error:
-        reason = explain(error, "", Params).removeprefix("params.yaml: ")
+        reason = complaint(error, "", Params).removeprefix("params.yaml: ")
         raise UserError(f"{folder / name}.yaml does not fit {params}: {reason} Nothing was written.") from None
     return text.getvalue(), changes
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from derm_t2im.diffusion import prompts
 from derm_t2im.errors import UserError
-from derm_t2im.params import Section, explain, read_yaml
+from derm_t2im.params import Section, complaint, read_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ def sizes(preset: str, file: Path | None = None) -> Sizes:
     try:
         return Sizes.model_validate(PRESETS[preset].model_dump() | read_yaml(file))
     except ValidationError as error:
-        raise UserError(f"--config {file}: {explain(error, '', Sizes).removeprefix('params.yaml: ')}") from None
+        raise UserError(f"--config {file}: {complaint(error, '', Sizes).removeprefix('params.yaml: ')}") from None
 
 
 MINI = PRESETS["mini"]

@@ -24,7 +24,7 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
-def explain(error: ValidationError, section: str, model: type[BaseModel]) -> str:
+def complaint(error: ValidationError, section: str, model: type[BaseModel]) -> str:
     """One line per wrong parameter: where, what it is, what is allowed."""
     lines = []
     for item in error.errors():
@@ -85,4 +85,4 @@ def load(section: str, model: type[S], path: Path = Path("params.yaml")) -> S:
     try:
         return model.model_validate(values[section])
     except ValidationError as error:
-        raise UserError(explain(error, section, model)) from None
+        raise UserError(complaint(error, section, model)) from None

@@ -7,11 +7,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError, model_validator
 
 from derm_t2im.errors import UserError
-from derm_t2im.params import Section, explain, read_yaml
+from derm_t2im.params import Section, complaint, read_yaml
 from derm_t2im.params.acquire import Acquire
 from derm_t2im.params.curate import Curate
 from derm_t2im.params.embed import Embed
 from derm_t2im.params.evaluate import Evaluate
+from derm_t2im.params.explain import Explain
 from derm_t2im.params.export import Export
 from derm_t2im.params.fidelity import Fidelity
 from derm_t2im.params.finetune import Finetune
@@ -41,6 +42,7 @@ class Params(Section):
     mix: Mix
     train: Train
     evaluate: Evaluate
+    explain: Explain
     export: Export
     report: Report
 
@@ -64,4 +66,4 @@ def load_all(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise UserError(explain(error, "", Params)) from None
+        raise UserError(complaint(error, "", Params)) from None

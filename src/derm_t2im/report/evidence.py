@@ -28,6 +28,7 @@ METRICS = {
     "mix": paths.MIX_METRICS,
     "classification": paths.CLASSIFICATION_METRICS,
     "subgroups": paths.SUBGROUP_METRICS,
+    "explanations": paths.EXPLANATION_METRICS,
 }
 PLOTS = ("roc", "reliability", "reliability_calibrated", "confusion", "abstention", "subgroups")
 

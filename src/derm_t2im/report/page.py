@@ -7,7 +7,7 @@ from typing import Any
 
 from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
-from derm_t2im.report import charts, pictures, reliance, tables, verdict, words
+from derm_t2im.report import charts, explanations, pictures, reliance, tables, verdict, words
 from derm_t2im.report.evidence import Evidence
 
 PHANTOM = "Phantoms: rendered test images, no clinical evidence."
@@ -85,6 +85,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "after": pictures.sheet(root / paths.LORA / "after.png", "Drawn after fine-tuning, same prompts and seeds"),
         "hair": _hair(evidence),
         "repeats": pictures.copy_pairs(root, train, rejected) if train is not None and rejected is not None else [],
+        "explanations": explanations.section(evidence),
         "curation": evidence.of("curation"),
         "kept": tables.kept(synthetic),
         "rejected": tables.bars(evidence.of("curation").get("rejected", {}), evidence.of("curation").get("pool")),

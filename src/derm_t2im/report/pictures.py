@@ -124,12 +124,12 @@ def _group(root: Path, name: str, table: pd.DataFrame, most: int) -> Group:
     return Group(name, len(table), [shown for shown in found if shown is not None])
 
 
-def sheet(path: Path, alt: str) -> Picture | None:
+def sheet(path: Path, alt: str, most: int = SHEET) -> Picture | None:
     """A contact sheet that a stage drew; None where there is none."""
     from derm_t2im.imaging.io import ImageError, read_rgb
 
     try:
-        return Picture(data_uri(read_rgb(path), SHEET), alt, alt, path.name, "")
+        return Picture(data_uri(read_rgb(path), most), alt, alt, path.name, "")
     except ImageError:
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from derm_t2im import manifest, networks, paths
 from derm_t2im.classify import data, evaluation, statistics
+from derm_t2im.classify.chosen import best_seed
 from derm_t2im.deploy import export, verify
 from derm_t2im.deploy.card import Card
 from derm_t2im.deploy.runtime import Predictor
@@ -91,23 +91,6 @@ def run(arch: str) -> None:
         f"export: {target} ({metrics['size_mb']:.1f} MB, {settings.mix}, seed {seed}), differs from torch by at most "
         f"{metrics['max_abs_difference']:.1g}"
     )
-
-
-def best_seed(arch: str, mix: str) -> int:
-    """The seed with the highest validation AUC (ties: the lowest seed), by the metrics of `train`.
-
-    Raises:
-        UserError: if they are missing or name no seed.
-    """
-    path = paths.train_metrics(arch, mix)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` (stage train) first.") from None
-    runs = {int(name.removeprefix("seed-")): run for name, run in values.items() if name.startswith("seed-")}
-    if not runs:
-        raise UserError(f"{path} names no seed: run `dvc repro` (stage train) again.")
-    return min(runs, key=lambda seed: (-(runs[seed].get("val_auc") or 0.0), seed))
 
 
 def _sources(splits: pd.DataFrame) -> tuple[str, ...]:

@@ -1,0 +1,25 @@
+"""Which of the networks that were trained alike is the one to use."""
+
+from __future__ import annotations
+
+import json
+
+from derm_t2im import paths
+from derm_t2im.errors import UserError
+
+
+def best_seed(arch: str, mix: str) -> int:
+    """The seed with the highest validation AUC (ties: the lowest seed), by the metrics of `train`.
+
+    Raises:
+        UserError: if they are missing or name no seed.
+    """
+    path = paths.train_metrics(arch, mix)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro` (stage train) first.") from None
+    runs = {int(name.removeprefix("seed-")): run for name, run in values.items() if name.startswith("seed-")}
+    if not runs:
+        raise UserError(f"{path} names no seed: run `dvc repro` (stage train) again.")
+    return min(runs, key=lambda seed: (-(runs[seed].get("val_auc") or 0.0), seed))
