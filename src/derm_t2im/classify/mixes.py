@@ -17,6 +17,9 @@ from derm_t2im.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+# Mixes that are trained with an augmentation of their own, whatever train.augment says.
+AUGMENT: dict[str, str] = {"augmented": "strong"}
+
 
 def synthetic_needed(real: int, fraction: float, classes: tuple[str, ...]) -> dict[str, int]:
     """Number of synthetic images per class with which they are ``fraction`` of the hybrid mix."""
