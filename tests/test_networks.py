@@ -122,6 +122,7 @@ def test_weights_of_another_width_keep_the_body_and_start_a_new_head(tmp_path):
     ("name", "options", "message"),
     [
         ("mobilenetv2_05", {}, "nearest: .*mobilenetv2_050"),
+        ("mobilenetv2_050.none_such", {}, "no such weights of mobilenetv2_050; it has: .*mobilenetv2_050.lamb_in1k"),
         ("resnet10t", {"chanels": [8]}, "chanels"),
         ("resnet10t", {"num_classes": 3}, "num_classes"),
         ("resnet10t", {"mean": 0.5}, "three numbers"),
@@ -130,6 +131,11 @@ def test_weights_of_another_width_keep_the_body_and_start_a_new_head(tmp_path):
 def test_a_wrong_model_is_explained(name, options, message):
     with pytest.raises(UserError, match=message):
         networks.build(name, options, CLASSES, 32)
+
+
+def test_a_size_that_a_model_cannot_take_is_explained():
+    with pytest.raises(UserError, match=r"vgg11 cannot take images of 8 px .* give it another size"):
+        networks.build("vgg11", {"mlp_ratio": 0.01}, CLASSES, 8)
 
 
 def test_wrong_weights_are_explained(tmp_path):

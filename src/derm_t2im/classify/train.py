@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT = "checkpoint.pt"
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
     crop: float = 1.0  # least share of the area that a random crop keeps
     freeze_norm: bool = False  # keep batch-norm as it was pretrained
     precision: str = "fp32"  # fp32 | bf16 | fp16: of the forward pass; weights stay fp32, and so does evaluation
+    channels_last: bool = False  # how convolutions find their numbers in memory
     layer_decay: float = 1.0  # factor of the learning rate per layer away from the head
     ema: float = 0.0  # decay of the average of the weights that is evaluated and kept
     focal_gamma: float = 0.0  # of the focal loss; 0 is cross-entropy
@@ -148,6 +149,9 @@ class _Run:
         self.weights = train.weights
         self.pixels = torch.from_numpy(train.pixels).to(network.device)
         self.labels = torch.from_numpy(train.labels).to(network.device)
+        self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        if settings.channels_last:
+            network.module.to(memory_format=self.layout)
         if settings.layer_decay < 1:
             groups = timm.optim.param_groups_layer_decay(
                 network.module, settings.weight_decay, layer_decay=settings.layer_decay
@@ -208,10 +212,10 @@ class _Run:
         rows = rows.to(self.pixels.device)
         settings = self.settings
         images = augmentation.augment(self.pixels, rows, draws, settings.augment, settings.crop)
-        with torch.autocast(
-            self.kind, getattr(torch, _DTYPES[settings.precision]), enabled=settings.precision != "fp32"
-        ):
-            logits = self.network.module(self.network.prepare(images))
+        inputs = self.network.prepare(images).contiguous(memory_format=self.layout)
+        lower = None if settings.precision == "fp32" else getattr(torch, _DTYPES[settings.precision])
+        with torch.autocast(self.kind, lower, enabled=lower is not None):
+            logits = self.network.module(inputs)
         loss = loss_of(
             logits.float(), self.labels[rows], settings.label_smoothing, settings.focal_gamma, self.class_weights
         )

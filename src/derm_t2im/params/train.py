@@ -43,6 +43,7 @@ class Train(Section):
     warmup: int = Field(30, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
     layer_decay: float = Field(1.0, gt=0, le=1)
     ema: float = Field(0.0, ge=0, lt=1)
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"

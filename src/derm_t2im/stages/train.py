@@ -87,6 +87,7 @@ def _how(settings: Train, model: Model, mix: str) -> training.Settings:
         crop=settings.crop,
         freeze_norm=model.freeze_norm,
         precision=settings.precision,
+        channels_last=settings.channels_last,
         layer_decay=settings.layer_decay,
         ema=settings.ema,
         focal_gamma=settings.focal_gamma if settings.loss == "focal" else 0.0,
