@@ -2,13 +2,13 @@
 
 python benchmarks/classifiers.py [--case small mobilenetv2_100] [--rounds 5] [--steps 0] [--batch 32] [--workers 2]
 
-Same files, model, batch, optimiser and loss; augmentation of the same strength (flips, small shifts or crops, brightness
-and contrast; ours and the plain loop turn by quarters as well). ``small`` is the default run's MobileNetV2 on 64 px PNG
-files as `preprocess` leaves them, ``mobilenetv2_100`` takes 224 px JPEG files as they were released. The images are
-HAM10000's where DERM_T2IM_DATA has them, else phantoms. All ways run in turn in one process, each with the memory layout
-that torch starts with and with channels_last; a round of a way is timed after its first steps, when the loader's workers
-are at work. Ours reads all files before its first step, which is timed apart. Then all are shown the same images, in the
-same order and without augmentation, and their losses compared.
+Same files, model, batch, optimiser and loss; augmentation of the same strength (flips, small shifts or crops,
+brightness and contrast; ours and the plain loop turn by quarters as well). ``small`` is the default run's MobileNetV2
+on 64 px PNG files as `preprocess` leaves them, ``mobilenetv2_100`` takes 224 px JPEG files as they were released. The
+images are HAM10000's where DERM_T2IM_DATA has them, else phantoms. All ways run in turn in one process, each with the
+memory layout that torch starts with and with channels_last; a round of a way is timed after its first steps, when the
+loader's workers are at work. Ours reads all files before its first step, which is timed apart. Then all are shown the
+same images in the same order, without augmentation, and their losses compared.
 """
 
 from __future__ import annotations
