@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,7 +258,7 @@ def _cannot_build(name: str, options: dict[str, Any], size: int, weights: str, e
 
 
 def _adopt(module: torch.nn.Module, path: Path) -> None:
-    """Load a safetensors file; a classifier head of another width stays as it is."""
+    """Load a safetensors file; a classifier head of another width stays as it is, positions are interpolated."""
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -267,6 +268,12 @@ def _adopt(module: torch.nn.Module, path: Path) -> None:
     except Exception as error:
         raise UserError(f"weights {str(path)!r}: not a safetensors file ({error}).") from None
     own = module.state_dict()
+    resized = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if resized and own.keys() == tensors.keys() and any(own[name].shape != tensors[name].shape for name in own):
+        try:  # as timm does it with its own weights: a ViT's positions of another input size are interpolated
+            tensors = dict(resized(tensors, module))
+        except Exception as error:
+            raise UserError(f"weights {str(path)!r} do not fit the model ({' '.join(str(error).split())}).") from None
     head = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
     head_names = [name for name in own if name.startswith(heads)] if heads else []
