@@ -7,14 +7,14 @@ brightness and contrast; ours and the plain loop turn by quarters as well). ``sm
 on 64 px PNG files as `preprocess` leaves them, ``mobilenetv2_100`` takes 224 px JPEG files as they were released. The
 images are HAM10000's where DERM_T2IM_DATA has them, else phantoms. All ways run in turn in one process, each with the
 memory layout that torch starts with and with channels_last; a round of a way is timed after its first steps, when the
-loader's workers are at work. Ours reads all files before its first step, which is timed apart. Then all are shown the
-same images in the same order, without augmentation, and their losses compared.
+loader's workers are at work. The processor time of all processes is given as well: other work on the machine disturbs
+it less. Ours reads all files before its first step, timed apart. Then all are shown the same images in the same
+order, without augmentation, and their losses compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import timm.data
 import timm.optim
 import torch
@@ -42,6 +43,7 @@ from derm_t2im.sources import phantom
 
 CLASSES = ("benign", "malignant")
 SMOOTHING = 0.05
+Pace = tuple[float, float]
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -57,8 +59,8 @@ class Case:
 
 
 CASES = {
-    "small": Case("mobilenetv2_050", {"depth_multiplier": 0.3, "act_layer": "silu"}, 64, 30, 8),
-    "mobilenetv2_100": Case("mobilenetv2_100", {}, 224, 4, 4),
+    "small": Case("mobilenetv2_050", {"depth_multiplier": 0.3, "act_layer": "silu"}, 64, 32, 8),
+    "mobilenetv2_100": Case("mobilenetv2_100", {}, 224, 4, 2),
 }
 
 
@@ -102,28 +104,42 @@ def compare(name: str, case: Case, table: pd.DataFrame, folder: Path, asked: arg
     begin = time.perf_counter()
     images = training.Images.of(data.read_images(table), data.encode(list(table["label"]), CLASSES))
     read = time.perf_counter() - begin
-    ways: dict[str, Callable[[bool], float]] = {
+    ways: dict[str, Callable[[bool], Pace]] = {
         "timm's loader": lambda layout: looped(case, partial(of_timm, case, folder, asked), layout, asked.batch),
         "plain loop": lambda layout: looped(case, partial(of_torch, table, asked), layout, asked.batch),
         "ours": lambda layout: ours(case, images, layout, asked.batch),
     }
-    rates: dict[tuple[str, bool], list[float]] = {(way, layout): [] for layout in (False, True) for way in ways}
+    paces: dict[tuple[str, bool], list[Pace]] = {(way, layout): [] for layout in (False, True) for way in ways}
     for _ in range(asked.rounds):
-        for (way, layout), measured in rates.items():
+        for (way, layout), measured in paces.items():
             measured.append(ways[way](layout))
     kind = Path(table["path"].iloc[0]).suffix[1:].upper()
     print(f"\n{name}, {case.size} px {kind}, batch {asked.batch}, {asked.rounds} rounds of {case.steps} steps, "
           f"{asked.workers} workers; ours read {len(table)} files in {read:.2f} s")  # fmt: skip
-    titles = ("channels_last", "way", "images/s", "least", "most", "ours / it", "least", "most")
-    print("".join(f"{title:>15s}" for title in titles))
-    for (way, layout), measured in rates.items():
-        ratios = [a / b for a, b in zip(rates["ours", layout], measured, strict=True)]
-        told = [f"{value:.{digits}f}" for digits, values in ((1, measured), (2, ratios))
-                for value in (statistics.median(values), min(values), max(values))]  # fmt: skip
-        print("".join(f"{value:>15s}" for value in ("yes" if layout else "no", way, *told)))
-    best = [a / b for a, b in zip(rates["ours", True], rates["timm's loader", False], strict=True)]
-    print(f"ours with channels_last / timm's loader without: {statistics.median(best):.2f} "
-          f"({min(best):.2f} to {max(best):.2f})", flush=True)  # fmt: skip
+    titles = (
+        "channels_last",
+        "way",
+        "images/s",
+        "least",
+        "most",
+        "CPU ms/image",
+        "ours / it",
+        "least",
+        "most",
+        "by CPU",
+    )
+    print("".join(f"{title:>14s}" for title in titles))
+    for (way, layout), measured in paces.items():
+        rate, cost = np.array(measured).T
+        own_rate, own_cost = np.array(paces["ours", layout]).T
+        told = [f"{of(rate):.1f}" for of in (np.median, np.min, np.max)]
+        told += [f"{np.median(cost):.1f}", *(f"{of(own_rate / rate):.2f}" for of in (np.median, np.min, np.max))]
+        told += [f"{np.median(cost / own_cost):.2f}"]
+        print("".join(f"{value:>14s}" for value in ("yes" if layout else "no", way, *told)))
+    best, other = np.array(paces["ours", True]), np.array(paces["timm's loader", False])
+    gain = best[:, 0] / other[:, 0]
+    print(f"ours with channels_last / timm's loader without: {np.median(gain):.2f} ({gain.min():.2f} to "
+          f"{gain.max():.2f}), by CPU {np.median(other[:, 1] / best[:, 1]):.2f}", flush=True)  # fmt: skip
     print("losses of the same batches:", losses(case, table, images, asked.batch), flush=True)
 
 
@@ -137,28 +153,44 @@ def settings_of(case: Case, batch: int, layout: bool, **change: Any) -> training
     return replace(how, **change)
 
 
-def ours(case: Case, images: training.Images, layout: bool, batch: int) -> float:
-    """Images per second of `training.fit` after the first steps."""
-    passed: dict[float, float] = {}
+class Clock:
+    """A moment: by the wall, and by the processor time of this process and those that read for it."""
+
+    def __init__(self) -> None:
+        self.wall = time.perf_counter()
+        own = psutil.Process()
+        spent = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+        self.processor = sum(each.user + each.system for each in spent)
+
+    def until(self, end: Clock, images: int) -> Pace:
+        """Images per second, and milliseconds of processor time per image."""
+        return images / (end.wall - self.wall), 1000 * (end.processor - self.processor) / images
+
+
+def ours(case: Case, images: training.Images, layout: bool, batch: int) -> Pace:
+    """The pace of `training.fit` after the first steps."""
+    passed: dict[float, Clock] = {}
 
     def report(point: dict[str, float]) -> None:
-        passed[point["step"]] = time.perf_counter()
+        passed[point["step"]] = Clock()
 
-    training.fit(network_of(case), images, settings_of(case, batch, layout, evaluate_every=2), 0, report=report)
-    return case.steps * batch / (passed[case.skipped + case.steps] - passed[case.skipped])
+    training.fit(
+        network_of(case), images, settings_of(case, batch, layout, evaluate_every=case.skipped), 0, report=report
+    )
+    return passed[case.skipped].until(passed[case.skipped + case.steps], case.steps * batch)
 
 
-def looped(case: Case, batches: Callable[[networks.Network], Batches], layout: bool, batch: int) -> float:
-    """Images per second of the loop that a user of timm or torch would write."""
+def looped(case: Case, batches: Callable[[networks.Network], Batches], layout: bool, batch: int) -> Pace:
+    """The pace of the loop that a user of timm or torch would write."""
     network = network_of(case)
     step = stepper(network, layout)
     source = batches(network)
     for images, truth in islice(source, case.skipped):
         step(images, truth)
-    begin = time.perf_counter()
+    begin = Clock()
     for images, truth in islice(source, case.steps):
         step(images, truth)
-    return case.steps * batch / (time.perf_counter() - begin)
+    return begin.until(Clock(), case.steps * batch)
 
 
 def stepper(network: networks.Network, layout: bool) -> Callable[..., float]:
@@ -224,7 +256,7 @@ def of_torch(table: pd.DataFrame, asked: argparse.Namespace, network: networks.N
         yield from loader
 
 
-def losses(case: Case, table: pd.DataFrame, images: training.Images, batch: int, steps: int = 6) -> str:
+def losses(case: Case, table: pd.DataFrame, images: training.Images, batch: int, steps: int = 4) -> str:
     """Loss by step of ours and of a plain loop that opens the same files in the same order."""
     told = {}
     for layout in (False, True):
