@@ -118,10 +118,20 @@ def test_weights_of_another_width_keep_the_body_and_start_a_new_head(tmp_path):
     )
 
 
+def test_a_vit_takes_weights_of_another_input_size_and_another_head(tmp_path):
+    small = build("vit_tiny_patch16_224", classes=tuple("abc"), size=32, seed=1)
+    save_file(small.module.state_dict(), tmp_path / "small.safetensors")
+    large = build("vit_tiny_patch16_224", size=64, weights=str(tmp_path / "small.safetensors"), seed=2)
+    assert torch.equal(large.module.state_dict()["blocks.0.mlp.fc1.weight"], small.module.blocks[0].mlp.fc1.weight)
+    assert large.module.state_dict()["pos_embed"].shape[1] == 64 + 1  # of 16 + 1
+    assert large.predict(IMAGES) == pytest.approx(0.5, abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("mobilenetv2_05", {}, "nearest: .*mobilenetv2_050"),
+        ("mobilenetv2_050.none_such", {}, "no such weights of mobilenetv2_050; it has: .*mobilenetv2_050.lamb_in1k"),
         ("resnet10t", {"chanels": [8]}, "chanels"),
         ("resnet10t", {"num_classes": 3}, "num_classes"),
         ("resnet10t", {"mean": 0.5}, "three numbers"),
@@ -132,6 +142,11 @@ def test_a_wrong_model_is_explained(name, options, message):
         networks.build(name, options, CLASSES, 32)
 
 
+def test_a_size_that_a_model_cannot_take_is_explained():
+    with pytest.raises(UserError, match=r"vgg11 cannot take images of 8 px .* give it another size"):
+        networks.build("vgg11", {"mlp_ratio": 0.01}, CLASSES, 8)
+
+
 def test_wrong_weights_are_explained(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         build(weights=str(tmp_path / "none.safetensors"))
@@ -139,6 +154,10 @@ def test_wrong_weights_are_explained(tmp_path):
     with pytest.raises(UserError, match="not a safetensors file"):
         build(weights=str(tmp_path / "bad.safetensors"))
     save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
+    wide = {name: torch.cat([value, value]) for name, value in build().module.state_dict().items() if value.ndim}
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(UserError, match=r"of another shape .* of a model of another size\?"):
+        build(weights=str(tmp_path / "wide.safetensors"))
     with pytest.raises(UserError, match="do not fit"):
         build(weights=str(tmp_path / "other.safetensors"))
 

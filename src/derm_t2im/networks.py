@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,11 @@ def build(
     if not timm.is_model(base_name):
         near = difflib.get_close_matches(base_name, timm.list_models(), n=5)
         raise UserError(f"{timm_name!r} is no timm model; nearest: {', '.join(near) or 'none'}.")
+    try:
+        stated_for_it = timm.get_pretrained_cfg(timm_name)
+    except RuntimeError:
+        known = ", ".join(timm.list_pretrained(f"{base_name}.*")) or "none"
+        raise UserError(f"{timm_name!r}: timm has no such weights of {base_name}; it has: {known}.") from None
     for name, why in _OWN.items():
         if name in options:
             raise UserError(f"{timm_name}: leave {name!r} out of its options ({why}).")
@@ -152,7 +158,7 @@ def build(
         _need_hub(timm_name)
     arguments = dict(options)
     norm = {name: _triple(timm_name, name, arguments.pop(name)) for name in ("mean", "std") if name in arguments}
-    if getattr(timm.get_pretrained_cfg(timm_name), "fixed_input_size", False):
+    if getattr(stated_for_it, "fixed_input_size", False):
         arguments.setdefault("img_size", size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,6 +170,8 @@ def build(
             raise _cannot_build(timm_name, options, size, weights, error) from error
         _start_head(module)
     stated: Any = module.pretrained_cfg
+    if size != stated["input_size"][-1]:
+        _try_size(module, timm_name, size, len(classes))
     mean = norm.get("mean") or _triple(timm_name, "mean", stated["mean"])
     std = norm.get("std") or _triple(timm_name, "std", stated["std"])
     config = {
@@ -194,6 +202,20 @@ def _start_head(module: torch.nn.Module) -> None:
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
+
+
+def _try_size(module: torch.nn.Module, name: str, size: int, classes: int) -> None:
+    """Fail now where a model cannot take images of another size than its own."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            made = tuple(module.eval()(torch.zeros(1, 3, size, size)).shape)
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot take images of {size} px ({said}): give it another size.") from None
+    if made != (1, classes):
+        raise UserError(f"{name} makes {made} of an image of {size} px, not one number per class: it is no classifier.")
 
 
 def _triple(model: str, name: str, value: Any) -> tuple[float, float, float]:
@@ -236,7 +258,7 @@ def _cannot_build(name: str, options: dict[str, Any], size: int, weights: str, e
 
 
 def _adopt(module: torch.nn.Module, path: Path) -> None:
-    """Load a safetensors file; a classifier head of another width stays as it is."""
+    """Load a safetensors file; a classifier head of another width stays as it is, positions are interpolated."""
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -246,6 +268,12 @@ def _adopt(module: torch.nn.Module, path: Path) -> None:
     except Exception as error:
         raise UserError(f"weights {str(path)!r}: not a safetensors file ({error}).") from None
     own = module.state_dict()
+    resized = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if resized and own.keys() == tensors.keys() and any(own[name].shape != tensors[name].shape for name in own):
+        try:  # as timm does it with its own weights: a ViT's positions of another input size are interpolated
+            tensors = dict(resized(tensors, module))
+        except Exception as error:
+            raise UserError(f"weights {str(path)!r} do not fit the model ({' '.join(str(error).split())}).") from None
     head = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
     head_names = [name for name in own if name.startswith(heads)] if heads else []
@@ -259,7 +287,8 @@ def _adopt(module: torch.nn.Module, path: Path) -> None:
     if missing or unknown or other:
         raise UserError(
             f"weights {str(path)!r} do not fit the model: {len(missing)} tensors missing, {len(unknown)} unknown, "
-            f"{len(other)} of another shape (first: {(missing + unknown + other)[0]})."
+            f"{len(other)} of another shape (first: {(missing + unknown + other)[0]})"
+            + ("; are they of a model of another size?" if other and not missing and not unknown else ".")
         )
     module.load_state_dict(tensors, strict=False)
 

@@ -1,9 +1,8 @@
-"""Batches: complete, repeatable by step, and augmented by geometry that keeps the pixels."""
+"""Images in order and in one size; batches complete and repeatable by step."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,63 +29,6 @@ def test_each_pass_shows_each_row_as_often_as_its_weight(weights, batch, seed):
 def test_passes_differ_and_seeds_differ():
     order = [data.batch_rows(np.ones(50, int), 50, step, seed).tolist() for step, seed in ((0, 0), (1, 0), (0, 1))]
     assert len({tuple(o) for o in order}) == 3
-
-
-def pool(n=4, side=24):
-    return torch.from_numpy(np.random.default_rng(0).integers(60, 180, (n, side, side, 3), dtype=np.uint8))
-
-
-def augmented(seed, **change):
-    for name, value in change.items():
-        assert hasattr(data, name), value
-    return data.augment(pool(1), torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(seed))
-
-
-def test_a_seed_gives_one_augmentation():
-    assert torch.equal(augmented(3), augmented(3))
-    assert not torch.equal(augmented(3), augmented(4))
-
-
-def test_geometry_covers_all_eight_poses_and_nothing_else(monkeypatch):
-    for name in ("SHIFT", "BRIGHTNESS", "CONTRAST", "GAIN"):
-        monkeypatch.setattr(data, name, 0.0)
-    image = pool(1)[0].numpy()
-    # SHIFT 0 still moves by up to one pixel: the middle is compared.
-    poses = {}
-    for turn in range(4):
-        for flipped in (image, image[:, ::-1]):
-            posed = np.rot90(flipped, turn)
-            for dy in (-1, 0, 1):
-                for dx in (-1, 0, 1):
-                    poses[np.roll(posed, (dy, dx), (0, 1))[2:-2, 2:-2].tobytes()] = (turn, flipped is image)
-    seen = set()
-    for batch in augmented(0).round().to(torch.uint8).numpy():
-        seen.add(poses[np.ascontiguousarray(batch[2:-2, 2:-2]).tobytes()])
-    assert len(seen) == 8
-
-
-def test_shift_is_bounded_and_mirrored(monkeypatch):
-    for name in ("BRIGHTNESS", "CONTRAST", "GAIN"):
-        monkeypatch.setattr(data, name, 0.0)
-    image = torch.arange(24, dtype=torch.uint8).view(1, 24, 1, 1).expand(1, 24, 24, 3).contiguous()
-    out = data.augment(image, torch.zeros(200, dtype=torch.long), torch.Generator().manual_seed(0))
-    upright = out[(out[:, 12, 0, 0] == out[:, 12, -1, 0])]  # rows still hold one value each
-    centre = upright[:, 12, 0, 0]
-    assert set(centre.round().int().tolist()) <= set(range(9, 15))  # 11 or 12, moved by up to 2
-    assert len(set(centre.round().int().tolist())) > 3
-    steps = (upright[:, 1:, 0, 0] - upright[:, :-1, 0, 0]).abs().round()
-    assert steps.max() == 1  # a wrapped or padded border would jump
-
-
-def test_colour_changes_are_small():
-    mean = augmented(0).mean(dim=(1, 2, 3)) / pool(1).float().mean()
-    assert 0.8 < mean.min() < 0.97
-    assert 1.03 < mean.max() < 1.2
-
-
-def test_none_gives_the_images_themselves():
-    rows = torch.tensor([2, 0])
-    assert torch.equal(data.augment(pool(), rows, torch.Generator(), "none"), pool()[rows].float())
 
 
 def table(tmp_path, sizes):

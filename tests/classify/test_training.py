@@ -112,23 +112,128 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         train.fit(fresh(), images(16, 0), HOW, 0, work=tmp_path)
 
 
+def test_the_focal_loss_counts_less_what_is_right_already():
+    logits = torch.randn((40, 3), generator=torch.Generator().manual_seed(0))
+    truth = torch.arange(40) % 3
+    plain = train.loss_of(logits, truth, 0.1)
+    assert train.loss_of(logits, truth, 0.1, gamma=1e-9) == pytest.approx(plain.item(), rel=1e-6)
+    weights = torch.tensor([0.5, 2.0, 1.0])
+    weighted = train.loss_of(logits, truth, 0.0, weights=weights)
+    assert train.loss_of(logits, truth, 0.0, gamma=1e-9, weights=weights) == pytest.approx(weighted.item(), rel=1e-6)
+    # By hand: two images, p of the right class 0.9 and 0.5.
+    two = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
+    by_hand = (0.1**2 * -math.log(0.9) + 0.5**2 * -math.log(0.5)) / 2
+    assert train.loss_of(two, torch.tensor([0, 0]), 0.0, gamma=2.0).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_balanced_classes_count_the_same_by_what_a_pass_shows():
+    shown = train.Images(np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 0, 1, 2]), np.array([3, 1, 2, 0]))
+    weights = train.class_weights(shown, 3)
+    assert weights[:2] == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])
+    assert np.isfinite(weights).all()
+
+
+def test_layer_decay_moves_the_first_layers_less_and_the_head_as_before():
+    moved = {}
+    for decay in (1.0, 0.3):
+        network = fresh()
+        before = {name: value.clone() for name, value in network.module.state_dict().items()}
+        train.fit(network, images(8, 0), dataclasses.replace(HOW, steps=1, warmup=0, layer_decay=decay), 0)
+        after = network.module.state_dict()
+        moved[decay] = {
+            name: (after[name] - before[name]).abs().mean().item() for name in ("conv1.0.weight", "fc.weight")
+        }
+    assert moved[0.3]["fc.weight"] == pytest.approx(moved[1.0]["fc.weight"], rel=1e-4)
+    assert moved[0.3]["conv1.0.weight"] < 0.2 * moved[1.0]["conv1.0.weight"]
+
+
+def test_the_average_is_what_is_judged_and_kept():
+    val, how = images(30, 1), dataclasses.replace(HOW, ema=0.9)
+    plain, averaged = fresh(), fresh()
+    train.fit(plain, images(48, 0), HOW, 0, val)
+    result = train.fit(averaged, images(48, 0), how, 0, val)
+    p = averaged.predict(val.pixels)
+    assert -np.log(p[np.arange(30), val.labels]).mean() == pytest.approx(result.kept["val_loss"], rel=1e-5)
+    assert weights(plain) != weights(averaged)
+    assert max(point["val_auc"] for point in result.curve) > 0.95
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"channels_last": True}, {"focal_gamma": 2.0},
+                                    {"balance": True}, {"augment": "strong"}, {"crop": 0.5},
+                                    {"ema": 0.9, "layer_decay": 0.8}], ids=str)  # fmt: skip
+def test_it_learns_with_each_extra(change):
+    result = train.fit(fresh(), images(48, 0), dataclasses.replace(HOW, **change), 0, images(30, 1))
+    assert result.kept["val_auc"] > 0.9
+
+
+def test_another_precision_or_layout_changes_the_last_bits_only():
+    made = {}
+    for name, change in (("as before", {}), ("layout", {"channels_last": True}), ("bf16", {"precision": "bf16"})):
+        result = train.fit(fresh(), images(16, 0), dataclasses.replace(HOW, steps=2, **change), 0)
+        made[name] = result.kept["train_loss"]
+    assert made["layout"] == pytest.approx(made["as before"], rel=1e-5)
+    assert made["bf16"] == pytest.approx(made["as before"], rel=2e-2)
+    assert made["bf16"] != made["as before"]
+
+
+def test_patience_ends_training_at_the_best_evaluation_and_a_few_more():
+    # Labels of the validation images say nothing, so nothing improves for long.
+    val = images(30, 1)
+    val = train.Images.of(val.pixels, np.random.default_rng(0).permutation(val.labels))
+    how = dataclasses.replace(HOW, steps=400, evaluate_every=2, patience=3)
+    result = train.fit(fresh(), images(48, 0), how, 0, val)
+    ranks = [(-point["val_auc"], point["val_loss"]) for point in result.curve]
+    assert len(ranks) < 200
+    assert ranks.index(min(ranks)) == len(ranks) - 4
+    assert result.kept == result.curve[-4]
+
+
+def test_patience_needs_validation_images():
+    how = dataclasses.replace(HOW, patience=1)
+    with pytest.raises(ValueError, match="patience needs validation images"):
+        train.fit(fresh(), images(16, 0), how, 0)
+    with pytest.raises(UserError, match="no validation images"):
+        train.fit(fresh(), images(16, 0), how, 0, images(0, 0))
+
+
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [6, 18])
-def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, at):
+EXTRAS = {"ema": 0.9, "layer_decay": 0.8, "precision": "fp16", "patience": 2, "augment": "strong",
+          "focal_gamma": 1.0, "balance": True, "channels_last": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(("at", "change"), [(6, {}), (18, {}), (12, EXTRAS)], ids=["early", "late", "all extras"])
+def test_an_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, at, change):
     # A real kill: tests/stages/test_train.py. Here the work since the last checkpoint is lost too.
+    how = dataclasses.replace(HOW, **change)
+
     def stop(point):
         if point["step"] == at:
             raise Killed
 
     def go(work=None, report=None):
         network = fresh(drop_rate=0.2)
-        result = train.fit(network, images(48, 0), HOW, 3, images(30, 1), work, report)
+        result = train.fit(network, images(48, 0), how, 3, images(30, 1), work, report)
         return weights(network), result
 
     with pytest.raises(Killed):
         go(tmp_path, stop)
-    assert torch.load(tmp_path / train.CHECKPOINT, weights_only=True)["step"] == at
+    kept = torch.load(tmp_path / train.CHECKPOINT, weights_only=True)
+    assert kept["step"] == at
+    assert ("scale" in kept["scaler"], bool(kept["average"])) == (bool(change), bool(change))
     assert go(tmp_path) == go()
+
+
+def test_a_run_that_gave_up_gives_up_again_after_a_kill(tmp_path):
+    def stop(point):
+        raise Killed
+
+    val = images(30, 1)
+    how = dataclasses.replace(HOW, steps=100, evaluate_every=1, patience=1)
+    first = train.fit(fresh(), images(48, 0), how, 0, val, tmp_path)
+    steps = first.curve[-1]["step"]
+    assert steps < 100
+    again = train.fit(fresh(), images(48, 0), how, 0, val, tmp_path, stop)  # no step is left to report
+    assert again == first

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from derm_t2im import manifest, networks, paths, state
 from derm_t2im.errors import UserError
@@ -51,10 +52,17 @@ def test_the_test_images_are_never_opened(root):
     assert paths.train_metrics("cnn", "real").is_file()
 
 
+# All that a checkpoint has to hold; that of a plain run holds less (tests/classify/test_training.py).
+EXTRAS = {
+    "precision": "bf16", "channels_last": True, "layer_decay": 0.9, "ema": 0.9, "loss": "focal", "focal_gamma": 1.0,
+    "class_weights": "balanced", "augment": "strong", "crop": 0.7,
+}  # fmt: skip
+
+
 def test_a_killed_stage_goes_on_to_the_same_result(root, monkeypatch):
     monkeypatch.setenv("DERM_T2IM_THREADS", "1")
     # Long enough that the kill comes in the second seed's run, with most of it to do.
-    project.write(root, train={"steps": 60, "evaluate_every": 5})
+    project.write(root, train={"steps": 60, "evaluate_every": 5, **EXTRAS})
     mix.run()
     code = "from derm_t2im.stages import train; train.run('cnn', 'oversampled')"
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -99,4 +107,81 @@ def test_a_mix_without_a_class_is_refused(root):
 def test_warm_up_must_end_before_training_does(root):
     project.write(root, train={"warmup": 12})
     with pytest.raises(UserError, match=r"warmup \(12\) must be less than steps \(12\)"):
+        train.run("cnn", "real")
+
+
+def test_patience_ends_the_runs_and_the_curve_says_when(root):
+    project.write(root, train={"steps": 300, "evaluate_every": 2, "patience": 2, "seeds": [0]})
+    mix.run()
+    train.run("cnn", "real")
+    curve = json.loads((paths.classifier("cnn", "real") / "seed-0" / "curve.json").read_text())
+    assert curve["curve"][-1]["step"] < 300
+    assert curve["kept"] == curve["curve"][-3]
+
+
+def test_only_real_images_choose_the_weights(root):
+    project.write(root)
+    mix.run()
+    table = manifest.read(paths.SPLITS_MANIFEST)
+    made = table.copy()
+    made.loc[made["image_id"] == "val-003", "kind"] = "synthetic"
+    manifest.write(made, paths.SPLITS_MANIFEST)
+    with pytest.raises(UserError, match=r"1 validation images are not real \(first: val-003\)"):
+        train.run("cnn", "real")
+    manifest.write(table[table["split"] != "val"], paths.SPLITS_MANIFEST)
+    with pytest.raises(UserError, match="needs validation images"):
+        train.run("cnn", "real")
+
+
+def test_a_mix_may_bring_its_own_augmentation(root, monkeypatch):
+    project.write(root, train={"seeds": [0], "steps": 6})
+    mix.run()
+    train.run("cnn", "real")
+    standard = outcome("cnn", "real")[0]
+    paths.mix_manifest("augmented").write_bytes(paths.mix_manifest("real").read_bytes())
+    train.run("cnn", "augmented")
+    strong = outcome("cnn", "augmented")[0]
+    assert strong["seed-0/model.safetensors"] != standard["seed-0/model.safetensors"]
+    project.write(root, train={"seeds": [0], "steps": 6, "augment": "strong"})
+    mix.run()
+    train.run("cnn", "real")
+    assert outcome("cnn", "real")[0]["seed-0/model.safetensors"] == strong["seed-0/model.safetensors"]
+
+
+def test_a_file_of_weights_starts_every_mix(root):
+    project.write(root, train={"seeds": [0], "steps": 3})
+    mix.run()
+    train.run("cnn", "real")
+    weights = root / "start.safetensors"
+    weights.write_bytes((paths.classifier("cnn", "real") / "seed-0" / networks.WEIGHTS_FILE).read_bytes())
+    model = project.PARAMS["train"]["models"]["cnn"] | {"lr": 1e-9}
+    started = {"seeds": [0], "steps": 3, "models": {"cnn": model | {"weights": str(weights), "freeze_norm": True}}}
+    project.write(root, train=started | {"archs": ["cnn"]})
+    mix.run()
+    train.run("cnn", "hybrid")
+    before = networks.load(paths.classifier("cnn", "real") / "seed-0")
+    after = networks.load(paths.classifier("cnn", "hybrid") / "seed-0")
+    for name, value in before.module.state_dict().items():
+        assert torch.allclose(value, after.module.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp16"}, "train.precision: fp16 needs a GPU"),
+        ({"precision": "fp8"}, "train.precision: .*fp32"),
+        ({"layer_decay": 0.0}, "train.layer_decay: .*greater than 0"),
+        ({"ema": 1.0}, "train.ema: .*less than 1"),
+        ({"loss": "hinge"}, "train.loss: .*'cross_entropy' or 'focal'"),
+        ({"class_weights": "equal"}, "train.class_weights: .*'none' or 'balanced'"),
+        ({"augment": "weak"}, "train.augment: .*'strong'"),
+        ({"crop": 0.0}, "train.crop: .*greater than 0"),
+        ({"patience": -1}, "train.patience: .*greater than or equal to 0"),
+    ],
+)
+def test_wrong_values_are_explained(root, monkeypatch, change, message):
+    monkeypatch.setenv("DERM_T2IM_DEVICE", "cpu")
+    project.write(root, train=change)
+    mix.run()
+    with pytest.raises(UserError, match=message):
         train.run("cnn", "real")

@@ -1,4 +1,4 @@
-"""Images for the classifiers: decoded once, kept as uint8, augmented by the batch.
+"""Images for the classifiers: decoded once, kept as uint8, shown in batches.
 
 Every draw belongs to a step, not to a stream: batch ``step`` of a run is the same whether the run
 got there in one go or was killed and resumed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +19,6 @@ from derm_t2im.imaging.io import ImageError, read_rgb, square
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-
-Augmentation = Literal["none", "standard"]
-
-# Largest shift, as a share of the side; brightness, contrast and channel gains as a share of 1.
-SHIFT, BRIGHTNESS, CONTRAST, GAIN = 1 / 12, 0.12, 0.12, 0.05
 
 
 def read_images(table: pd.DataFrame, size: int = 0) -> np.ndarray:
@@ -98,42 +92,3 @@ def batch_rows(weights: np.ndarray, batch: int, step: int, seed: int) -> np.ndar
     ]
     start = first - first // len(pool) * len(pool)
     return np.concatenate(passes)[start : start + batch]
-
-
-def augment(
-    images: torch.Tensor, rows: torch.Tensor, generator: torch.Generator, kind: Augmentation = "standard"
-) -> torch.Tensor:
-    """A batch, float32 (b, s, s, 3) in 0..255, of rows of a uint8 pool (n, s, s, 3).
-
-    ``standard`` draws for each image a flip, a quarter turn, a shift of up to s / 12 (mirrored at
-    the border), brightness, contrast and channel gains. All geometry is one gather. ``generator``
-    lives on the CPU, so the draws are the same on any device.
-    """
-    import torch
-
-    if kind == "none":
-        return images[rows].to(torch.float32)
-    count, side, device = len(rows), images.shape[1], images.device
-    reach = max(1, round(side * SHIFT))
-    shift = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator).to(device)
-    flip, turn, both = torch.randint(0, 2, (3, count, 1, 1), generator=generator).to(device).bool()
-    colour = torch.rand((5, count), generator=generator).to(device) * 2 - 1
-
-    line = torch.arange(side, device=device)
-    y, x = (_mirror(line + s, side) for s in shift)  # (b, s)
-    y, x = torch.where(flip[..., 0], side - 1 - y, y), torch.where(both[..., 0], side - 1 - x, x)
-    across = y[:, :, None] * side + x[:, None, :]
-    down = x[:, :, None] + y[:, None, :] * side  # the same, transposed; with the flips all eight poses
-    index = torch.where(turn, down, across).view(count, -1)
-    batch = images.view(len(images), side * side, 3)[rows[:, None], index].to(torch.float32)
-
-    gain = (1 + GAIN * colour[:3].T)[:, None, :] * (1 + BRIGHTNESS * colour[3])[:, None, None]
-    contrast = (1 + CONTRAST * colour[4])[:, None, None]
-    middle = batch.mean(dim=1, keepdim=True)
-    batch = ((batch - middle) * contrast + middle) * gain
-    return batch.clamp_(0, 255).view(count, side, side, 3)
-
-
-def _mirror(index: torch.Tensor, side: int) -> torch.Tensor:
-    index = index.abs()
-    return (side - 1) - ((side - 1) - index).abs()

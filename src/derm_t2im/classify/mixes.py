@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ALLOWED = ("real", "hybrid", "oversampled", "synthetic", "augmented", "unfiltered")
 #: Mixes whose classifier is trained with another augmentation than ``train.augment``.
-AUGMENT = {"augmented": "strong"}
+AUGMENT: dict[str, str] = {"augmented": "strong"}
 
 
 def synthetic_needed(real: int, fraction: float, classes: tuple[str, ...]) -> dict[str, int]:

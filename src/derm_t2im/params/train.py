@@ -27,7 +27,13 @@ class Model(Section):
 
 
 class Train(Section):
-    """Section `train`. ``steps`` is the same for every mix, whatever its size."""
+    """Section `train`. ``steps`` is the same for every mix, whatever its size.
+
+    ``layer_decay`` multiplies the learning rate once more for each layer away from the head. ``ema`` is the decay of an
+    average of the weights, which is evaluated and kept instead. ``crop`` is the least share of the area that a random
+    resized crop keeps (`standard`; `strong` crops to a half at least). ``patience`` counts evaluations on the real
+    validation images without a better one.
+    """
 
     archs: list[str] = Field(min_length=1)
     models: dict[str, Model]
@@ -36,8 +42,17 @@ class Train(Section):
     weight_decay: float = Field(0.05, ge=0)
     warmup: int = Field(30, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    augment: Literal["none", "standard"] = "standard"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    ema: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = Field(2.0, ge=0)
+    class_weights: Literal["none", "balanced"] = "none"
+    augment: Literal["none", "standard", "strong"] = "standard"
+    crop: float = Field(1.0, gt=0, le=1)
     evaluate_every: int = Field(50, ge=1)
+    patience: int = Field(0, ge=0)
     seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1)
 
     @field_validator("archs", "seeds")

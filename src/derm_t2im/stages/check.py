@@ -30,6 +30,7 @@ def run() -> None:
         lambda: base.check(tuned.base),
         lambda: runtime.check_precision("finetune.precision", tuned.precision),
         lambda: runtime.check_precision("generate.precision", drawn.precision),
+        lambda: runtime.check_precision("train.precision", params.train.precision),
     ):
         try:
             look()
@@ -39,6 +40,10 @@ def run() -> None:
         missing.append(f"generate.lora: there is no file {drawn.lora!r}.")
     if drawn.images_from and not Path(drawn.images_from).is_dir():
         missing.append(f"generate.images_from: there is no folder {drawn.images_from!r}.")
+    for arch in params.train.archs:
+        weights = params.train.models[arch].weights
+        if weights not in ("", "pretrained") and not Path(weights).is_file():
+            missing.append(f"train.models.{arch}.weights: there is no file {weights!r}; or use '' or pretrained.")
     if params.acquire.labels != "as_is" and isinstance(tuned.token, dict):
         untold = sorted(set(labels.classes(params.acquire.labels)) - set(tuned.token))
         if untold:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from derm_t2im import manifest, networks, paths, runtime, seeds, state
-from derm_t2im.classify import data, evaluation
+from derm_t2im.classify import augmentation, data, evaluation
 from derm_t2im.classify import train as training
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
@@ -27,7 +27,7 @@ def run() -> None:
         raise UserError("the probe needs training and validation images: enlarge split.train and split.val.")
     classes = data.class_names(table)
     device = runtime.device()
-    code = state.hash_code(networks, data, training)
+    code = state.hash_code(networks, augmentation, data, training)
     work = state.work_folder("probe", state.fingerprint(settings, state.hash_file(paths.SPLITS_MANIFEST), code))
 
     shown = training.Images.of(data.read_images(table), data.encode(list(table["label"]), classes))

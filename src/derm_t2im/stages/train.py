@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from derm_t2im import manifest, networks, paths, runtime, seeds, state
-from derm_t2im.classify import data
+from derm_t2im.classify import augmentation, data, mixes
 from derm_t2im.classify import train as training
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
@@ -37,9 +38,16 @@ def run(arch: str, mix: str) -> None:
     if missing := sorted(set(classes) - set(table["label"])):
         raise UserError(f"the mix {mix} has no image of {', '.join(missing)}: every class needs some to be learnt.")
 
+    if not len(val):
+        raise UserError("training needs validation images to choose the weights by: enlarge split.val.")
+    if made := list(val["image_id"][val["kind"] != "real"]):
+        raise UserError(f"{len(made)} validation images are not real (first: {made[0]}): run the stage `split` again.")
+
+    runtime.check_precision("train.precision", settings.precision)
     device = runtime.device()
+    how = _how(settings, model, mix)
     name = f"{arch}-{mix}"
-    work = state.work_folder(f"train-{name}", _key(settings, model, mix))
+    work = state.work_folder(f"train-{name}", _key(settings, model, mix, how))
     shown = training.Images(
         data.read_images(table, model.size),
         data.encode(list(table["label"]), classes),
@@ -47,17 +55,6 @@ def run(arch: str, mix: str) -> None:
     )
     side = shown.pixels.shape[1]
     held = training.Images.of(data.read_images(val, side), data.encode(list(val["label"]), classes))
-    how = training.Settings(
-        steps=settings.steps,
-        batch=settings.batch,
-        lr=model.lr,
-        weight_decay=settings.weight_decay,
-        warmup=settings.warmup,
-        label_smoothing=settings.label_smoothing,
-        evaluate_every=settings.evaluate_every,
-        augment=settings.augment,
-        freeze_norm=model.freeze_norm,
-    )
     runs = {}
     for seed in settings.seeds:
         finished = work / "models" / f"seed-{seed}"
@@ -77,13 +74,36 @@ def run(arch: str, mix: str) -> None:
     say(f"{name}: {len(runs)} classifiers are in {paths.classifier(arch, mix)}")
 
 
-def _key(settings: Train, model: Model, mix: str) -> str:
+def _how(settings: Train, model: Model, mix: str) -> training.Settings:
+    return training.Settings(
+        steps=settings.steps,
+        batch=settings.batch,
+        lr=model.lr,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        label_smoothing=settings.label_smoothing,
+        evaluate_every=settings.evaluate_every,
+        augment=mixes.AUGMENT.get(mix, settings.augment),
+        crop=settings.crop,
+        freeze_norm=model.freeze_norm,
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        layer_decay=settings.layer_decay,
+        ema=settings.ema,
+        focal_gamma=settings.focal_gamma if settings.loss == "focal" else 0.0,
+        balance=settings.class_weights == "balanced",
+        patience=settings.patience,
+    )
+
+
+def _key(settings: Train, model: Model, mix: str, how: training.Settings) -> str:
     """Fingerprint of all that decides the weights, this code included."""
-    code = state.hash_code(networks, data, training)
+    code = state.hash_code(networks, augmentation, data, training)
     weights = Path(model.weights)
     return state.fingerprint(
         settings.model_dump(exclude={"models", "archs"}),
         model,
+        asdict(how),
         state.hash_file(paths.mix_manifest(mix)),
         state.hash_file(paths.SPLITS_MANIFEST),
         state.hash_file(weights) if model.weights and weights.is_file() else "",

@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
-from derm_t2im.params import Section, explain, read_yaml
+from derm_t2im.params import Section, complaint, read_yaml
 
 FOLDER = Path("sweeps")
 _WORD = re.compile(r"\{(\w+)\}")
@@ -148,7 +148,7 @@ def read(name: str, folder: Path = FOLDER) -> Sweep:
     try:
         return Sweep.model_validate({**values, "name": name, "asks": names[name]})
     except ValidationError as error:
-        raise UserError(f"{file}: {explain(error, '', Sweep).removeprefix('params.yaml: ')}") from None
+        raise UserError(f"{file}: {complaint(error, '', Sweep).removeprefix('params.yaml: ')}") from None
 
 
 def parse(given: Sequence[str]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def parameters(sweep: Sweep, point: Point, given: Mapping[str, Any], base: Mappi
     try:
         Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, '', Params).removeprefix('params.yaml: ')}") from None
+        raise UserError(f"{where}: {complaint(error, '', Params).removeprefix('params.yaml: ')}") from None
     return values
 
 
