@@ -47,3 +47,29 @@ def card(of: Network, **values: Any) -> Card:
         "weights_sha256": "0" * 64,
     }  # fmt: skip
     return Card(**{**known, **values})
+
+
+def with_embedding(exported: bytes) -> bytes:
+    """The file with an output `embedding`: what its last layer is given."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load_from_string(exported)
+    if any(value.name == "embedding" for value in model.graph.output):
+        return exported
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    weight = next(value for value in model.graph.initializer if value.name == last.input[1])
+    model.graph.node.append(helper.make_node("Identity", [last.input[0]], ["embedding"]))
+    shape = ["batch", max(weight.dims)]
+    model.graph.output.append(helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, shape))
+    return bytes(model.SerializeToString())
+
+
+def rename(model: Any, old: str, new: str) -> None:
+    """Call an input or output of an ONNX model otherwise."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = new if value.name == old else value.name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = new if name == old else name

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,49 +15,118 @@ import typer
 from derm_t2im import paths
 from derm_t2im.errors import UserError
 
+SOME_FAILED = 3  # exit code: some images could not be predicted
+
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="PATH...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders, quoted patterns; - reads paths from stdin.", metavar="PATH..."),
+    ],
     model: Annotated[
         Path | None, typer.Option(help="Exported ONNX file; default: the one in models/onnx, if there is one.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV or JSON lines (.csv, .jsonl); default: stdout.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="csv or jsonl; default: by the name of --out.")] = None,
-    device: Annotated[str, typer.Option(help="auto (CUDA where there is an NVIDIA device), cuda or cpu.")] = "auto",
-    allow_cpu: Annotated[bool, typer.Option("--allow-cpu", help="Go on with the CPU if CUDA does not load.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Table (.csv, .jsonl, .parquet); default: CSV on stdout.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, jsonl or parquet; default: by the name of --out.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what --out, or a killed run, holds.")] = False,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Embeddings and scores as well (.parquet, .npz), for `derm-t2im drift`.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --embeddings: measure artefacts and skin tone, too; slower.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto (CUDA where there is an NVIDIA device), cuda, tensorrt or cpu.")
+    ] = "auto",
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="Go on with the CPU if the device asked for does not load.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch; halved where memory runs out.")] = 64,
+    engine_cache: Annotated[Path | None, typer.Option(help="Folder for TensorRT's engines.")] = None,
 ) -> None:
-    """Classify images with an exported model. Research only, not a medical device."""
-    from derm_t2im.deploy.predict import find_images, format_of, lines, predict_files, record
+    """Classify images with an exported model. Research only, not a medical device.
+
+    Ends with 0 if every image was predicted, 3 if some were not (their rows say why), 1 if none was.
+    """
+    from derm_t2im.deploy.predict import find_images, format_of, lines, listed, name_of, predict_files, record
+    from derm_t2im.deploy.results import COMMIT, Embeddings, Rows
     from derm_t2im.deploy.runtime import Predictor
     from derm_t2im.progress import say, track
-    from derm_t2im.state import write_atomic
 
     wanted = format_of(out, form)
+    if resume and out is None:
+        raise UserError("--resume needs the file to go on from: give --out.")
+    if measure and embeddings is None:
+        raise UserError("--measure needs a file for what it measures: give --embeddings.")
+    if out is not None and embeddings is not None and out.resolve() == embeddings.resolve():
+        raise UserError(f"--out and --embeddings are the same file, {out}.")
     chosen = model or default_model()
-    predictor = Predictor(chosen, device=device, allow_cpu=allow_cpu)  # type: ignore[arg-type]
+    predictor = Predictor(chosen, device, allow_cpu, engine_cache=engine_cache)  # type: ignore[arg-type]
     card = predictor.card
-    files = find_images(images)
+    tag = card.weights_sha256[:16]
+    vectors = Embeddings(embeddings, tag, card.classes, card.columns) if embeddings else None
+    if vectors and not predictor.embeds:
+        raise UserError(f"{chosen} has no output `embedding`: export it again with it (stage export).")
+    places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
+    files = find_images(places)
     if not files:
-        raise UserError(f"no image files below {', '.join(map(str, images))}.")
+        raise UserError(f"no image files below {', '.join(images)}.")
+    usable = vectors.start(resume, measure) if vectors else None
+    rows = Rows(out, wanted, tag) if out else None
+    if rows and rows.journal.is_file() and not resume:
+        say(f"predict: the rows of an unfinished run for {out} are dropped; --resume would go on from them.")
+    done = rows.start(resume, usable) if rows else set()
+    todo = [path for path in files if name_of(path) not in done] if done else files
     failed = 0
+    header = True
 
-    def records() -> Iterator[dict[str, Any]]:
-        nonlocal failed
-        for found in track(predict_files(predictor, files, batch), "predict", total=len(files)):
-            failed += found.probabilities is None
-            yield record(found, card.classes, card.positive, card.threshold)
+    def commit(part: list[Any]) -> None:
+        nonlocal failed, header
+        failed += sum(found.probabilities is None for found in part)
+        if vectors:
+            vectors.add(part)  # before their rows, see `results`
+        records = [record(found, card.classes, card.positive, card.threshold) for found in part]
+        records = [{**row, "model": tag} for row in records]
+        if rows:
+            rows.add(records)
+        else:
+            sys.stdout.writelines(islice(lines(records, wanted), 0 if header or wanted == "jsonl" else 1, None))
+            sys.stdout.flush()
+            header = False
 
-    if out is None:
-        for line in lines(records(), wanted):
-            sys.stdout.write(line)
-    else:
-        write_atomic(out, "".join(lines(records(), wanted)))
-    where = "" if out is None else f" -> {out}"
+    with _quiet_pipe():
+        part: list[Any] = []
+        try:
+            for found in track(predict_files(predictor, todo, batch, measure=measure), "predict", total=len(todo)):
+                part.append(found)
+                if len(part) >= (COMMIT if rows or vectors else 1):
+                    ready, part = part, []
+                    commit(ready)
+        finally:  # stopped by hand, too: what is computed is kept
+            if part:
+                commit(part)
+    if rows:
+        rows.finish()
+    if vectors and failed < len(files):
+        vectors.finish()
+    where = "".join(f" -> {path}" for path in (out, embeddings) if path)
+    before = f" ({len(files) - len(todo)} of them before)" if len(todo) < len(files) else ""
     with_what = f"{chosen} on {predictor.provider.removesuffix('ExecutionProvider')}"
-    say(f"{len(files) - failed} of {len(files)} images predicted with {with_what}{where}. {card.intended_use}")
-    if failed == len(files):
-        raise typer.Exit(1)
+    say(f"{len(files) - failed} of {len(files)} images predicted{before} with {with_what}{where}. {card.intended_use}")
+    if failed:
+        raise typer.Exit(1 if failed == len(files) else SOME_FAILED)
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """A reader that has seen enough (`| head`) is no error to tell of."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 def opinions(

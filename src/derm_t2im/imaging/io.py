@@ -64,13 +64,12 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
     try:
         if path.stat().st_size == 0:
             raise ImageError("empty", "the file has no bytes")
-        with warnings.catch_warnings():
-            # Pillow's own pixel limit is ours too, but checked below with our parameter; complaints
-            # about odd metadata say nothing about the pixels.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                _check_header(image, max_pixels, min_side)
-                return _to_rgb(image)
+        # Pillow's own pixel limit is ours too, but checked below with our parameter; complaints about odd
+        # metadata say nothing about the pixels. Not by `catch_warnings`: images are read in threads as well.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_header(image, max_pixels, min_side)
+            return _to_rgb(image)
     except ImageError:
         raise
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from derm_t2im.imaging import hair, hashing, io, quality
 
 
@@ -35,9 +37,16 @@ def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Me
         rgb = io.read_rgb(job.source, max_pixels, min_side)
     except io.ImageError as error:
         return {"image_id": job.image_id, "reason": error.reason, "detail": error.detail}
-    side = min(rgb.shape[:2])
+    small, measured = bare_and_measured(rgb, size, method)
+    io.write_png(job.target, small)
+    digest = hashlib.sha256(job.target.read_bytes()).hexdigest()
+    return {"image_id": job.image_id, "sha256": digest, "phash": hashing.phash(small), **measured}
+
+
+def bare_and_measured(rgb: np.ndarray, size: int, method: hair.Method) -> tuple[np.ndarray, dict[str, Any]]:
+    """An image as it is learned from, uint8 (size, size, 3), and its measures as :func:`prepare` returns them."""
     # Far above the target there is no hair to lose, only time.
-    crop = io.square(rgb, min(side, max(hair.MAX_SIDE, size)))
+    crop = io.square(rgb, min(*rgb.shape[:2], max(hair.MAX_SIDE, size)))
     found = hair.hair_mask(crop)
     original = io.square(crop, size)
     # What is measured does not depend on what is removed.
@@ -46,9 +55,7 @@ def prepare(job: Job, size: int, min_side: int, max_pixels: int, method: hair.Me
     measured = quality.measure(original, io.square(found, size), bare)
     measured["hair_fraction"] = float(found.mean())
     measured["hair_left"] = float(hair.hair_mask(small).mean())
-    io.write_png(job.target, small)
-    digest = hashlib.sha256(job.target.read_bytes()).hexdigest()
-    return {"image_id": job.image_id, "sha256": digest, "phash": hashing.phash(small), **measured}
+    return small, measured
 
 
 def code_version() -> str:
