@@ -87,13 +87,12 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            # Pillow's own pixel limit is ours too, but checked below with our parameter; complaints
-            # about odd metadata say nothing about the pixels.
-            warnings.simplefilter("ignore")
-            with Image.open(source, formats=FORMATS) as image:
-                _check_header(image, max_pixels, min_side)
-                return _to_rgb(image)
+        # Pillow's own pixel limit is ours too, but checked below with our parameter; complaints about odd
+        # metadata say nothing about the pixels. Not by `catch_warnings`: images are read in threads as well.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(source, formats=FORMATS) as image:
+            _check_header(image, max_pixels, min_side)
+            return _to_rgb(image)
     except ImageError:
         raise
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
