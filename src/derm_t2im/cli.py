@@ -15,6 +15,7 @@ from derm_t2im.changes import command as changes
 from derm_t2im.classify import confusion
 from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
+from derm_t2im.deploy.serve import command as serving
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.errors import UserError, no_room
 from derm_t2im.publish import commands as publish
@@ -33,6 +34,7 @@ base_app.command("train")(diffusion.base_train)
 app.command()(curation.browse)
 app.add_typer(curation.review_app, name="review")
 app.command()(deploy.predict)
+app.command()(serving.serve)
 app.command()(deploy.opinions)
 app.command()(auditing.audit)
 app.add_typer(study.study_app, name="study")

@@ -12,7 +12,7 @@ from derm_t2im.fidelity import mmd
 from derm_t2im.fidelity.estimate import Estimate
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     k = a @ b.T
     k /= a.shape[1]
     k += 1.0
@@ -31,7 +31,7 @@ def kid_interval(x: np.ndarray, y: np.ndarray) -> Estimate:
         ValueError: for fewer than two images, or features of different widths.
     """
     x, y = mmd.checked("KID", x, y)
-    return mmd.mmd_interval(x, y, _kernel)
+    return mmd.mmd_interval(x, y, kernel)
 
 
 def kid(x: np.ndarray, y: np.ndarray) -> float:
@@ -67,4 +67,4 @@ def kid_floor(x: np.ndarray, splits: int = 50, seed: int = 0) -> Estimate:
     (x,) = mmd.checked("KID", x)
     if len(x) < 4:
         raise ValueError("the floor of KID needs at least four images")
-    return mmd.halves(x, _kernel, splits, seed)
+    return mmd.halves(x, kernel, splits, seed)

@@ -11,8 +11,9 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -26,6 +27,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 MAX_PIXELS = 100_000_000
+
+_IN_MEMORY = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
 class ImageError(Exception):
@@ -59,15 +62,35 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
     Raises:
         ImageError: with a reason and a detail, for whatever is wrong with the image.
     """
-    from PIL import Image
-
     try:
         if path.stat().st_size == 0:
             raise ImageError("empty", "the file has no bytes")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ImageError("missing_file", "there is no such file") from None
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ImageError("unreadable", " ".join(str(error).split()).replace(repr(str(path)), "it")) from None
+    return _decode(path, max_pixels, min_side)
+
+
+def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.ndarray:
+    """Decode an image file that lies in memory: as :func:`read_rgb`, and nothing touches the disk.
+
+    Raises:
+        ImageError: as :func:`read_rgb`, but for ``missing_file``.
+    """
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    return _decode(BytesIO(data), max_pixels, min_side)
+
+
+def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarray:
+    from PIL import Image
+
+    try:
         # Pillow's own pixel limit is ours too, but checked below with our parameter; complaints about odd
         # metadata say nothing about the pixels. Not by `catch_warnings`: images are read in threads as well.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             _check_header(image, max_pixels, min_side)
             return _to_rgb(image)
     except ImageError:
@@ -81,7 +104,9 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
     except Exception as error:  # decoders raise all manner of types for broken bytes
         text = " ".join(str(error).split()) or type(error).__name__
         cut = any(word in text.lower() for word in ("truncated", "not processed", "unexpected end", "broken data"))
-        raise ImageError("truncated" if cut else "unreadable", text.replace(repr(str(path)), "it")) from None
+        # Pillow names what it cannot identify: a path, or an object in memory.
+        text = text.replace(repr(str(source)), "it") if isinstance(source, Path) else _IN_MEMORY.sub("", text)
+        raise ImageError("truncated" if cut else "unreadable", text) from None
 
 
 def _check_header(image: Image.Image, max_pixels: int, min_side: int) -> None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -221,15 +222,15 @@ def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str
     return "", "", 0, 0, reason, detail
 
 
-def verify(path: Path) -> None:
-    """Compare the checksums of a PNG, which a decoder of its pixels passes over; other files pass.
+def verify(source: Path | bytes) -> None:
+    """Compare the checksums of a PNG (a path or its bytes), which a decoder of its pixels passes over; others pass.
 
     Raises:
         ImageError: ``unreadable``.
     """
     from PIL import Image
 
-    with path.open("rb") as file:
+    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":
             return
         file.seek(0)

@@ -1,0 +1,33 @@
+"""The page at /: drop images on it. It fetches nothing but answers, and its own policy forbids anything else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING
+
+from derm_t2im import templates
+
+if TYPE_CHECKING:
+    from derm_t2im.deploy.card import Card
+    from derm_t2im.deploy.serve.limits import Limits
+
+
+def render(card: Card, limits: Limits, key: bool) -> tuple[str, str]:
+    """The page's text and its Content-Security-Policy; ``key``: whether it must ask for one."""
+    from markupsafe import Markup
+
+    pages = templates.environment("derm_t2im.deploy.serve")
+    style, script = templates.source(pages, "serve.css"), templates.source(pages, "serve.js")
+    html = pages.get_template("serve.html").render(
+        style=Markup(style), script=Markup(script), card=card, max_bytes=limits.max_bytes, key=key
+    )
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return html, policy
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

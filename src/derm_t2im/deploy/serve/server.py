@@ -1,0 +1,74 @@
+"""The process around the application: where it listens, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import FrameType
+
+import uvicorn
+
+from derm_t2im.deploy.serve.app import Service, create
+from derm_t2im.errors import UserError
+from derm_t2im.progress import say
+
+POLL = 0.05  # seconds
+
+
+class Server(uvicorn.Server):
+    """On a signal: new requests are told 503 while those under way finish, then the process ends with 0.
+
+    uvicorn alone would close the door at once: who asks then sees a refused connection. A second signal ends it now.
+    """
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        """Nothing listens yet."""
+        super().__init__(
+            uvicorn.Config(
+                create(service), host=host, port=port, log_level="warning", access_log=False, lifespan="on",
+                timeout_graceful_shutdown=max(1, round(service.limits.stop_seconds)), backlog=1024,
+                server_header=False, date_header=False,
+            )
+        )  # fmt: skip
+        self.service = service
+        self._stopping: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called on SIGTERM and SIGINT."""
+        if self.service.stopping:
+            self.should_exit = self.force_exit = True
+            return
+        self.service.stopping = True
+        say(f"stopping: {self.service.active} requests are finished first.")
+        loop = asyncio.get_running_loop()
+        self._stopping = loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        end = asyncio.get_running_loop().time() + self.service.limits.stop_seconds
+        while self.service.active and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(POLL)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listen, and say where."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            say(f"serving on http://{host}:{port}")
+
+
+def run(service: Service, host: str, port: int) -> None:
+    """Serve until a signal.
+
+    Raises:
+        UserError: if the address cannot be listened on.
+    """
+    server = Server(service, host, port)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to say that it could not bind; its log has said why
+        raise UserError(f"cannot listen on {host}:{port}: choose another --port, or another --host.") from None
+    if not server.started:
+        raise UserError(f"cannot listen on {host}:{port}: choose another --port, or another --host.")
+    sys.stderr.flush()

@@ -1,0 +1,92 @@
+"use strict";
+(() => {
+  const at = (id) => document.getElementById(id);
+  const form = at("form"), drop = at("drop"), files = at("files"), list = at("results"), status = at("status");
+  const maxBytes = Number(form.dataset.maxBytes);
+  const AT_ONCE = 4, TRIES = 8;
+  let done = 0, failed = 0, total = 0;
+
+  const make = (tag, text = "", kind = "") => {
+    const made = document.createElement(tag);
+    made.textContent = text;
+    if (kind) made.className = kind;
+    return made;
+  };
+  const wait = (seconds) => new Promise((go) => setTimeout(go, 1000 * seconds));
+
+  const ask = async (file) => {
+    if (file.size > maxBytes) throw new Error(`over ${maxBytes} bytes`);
+    const headers = form.dataset.key === "yes" ? { Authorization: `Bearer ${at("key").value}` } : {};
+    for (let tries = 1; ; tries += 1) {
+      const body = new FormData();
+      body.append("images", file, file.name);
+      const answer = await fetch("/v1/predict", { method: "POST", body, headers });
+      if ((answer.status === 429 || answer.status === 503) && tries < TRIES) {
+        await wait(Number(answer.headers.get("Retry-After") || 1));
+        continue;
+      }
+      const said = await answer.json();
+      if (!said.results) throw new Error(said.detail);
+      return said;
+    }
+  };
+
+  const show = (place, said) => {
+    const found = said.results[0], model = said.model;
+    if (found.error) throw new Error(`${found.error.replaceAll("_", " ")}: ${found.detail}`);
+    for (const [name, p] of Object.entries(found.probabilities)) {
+      const row = make("div", "", "class"), bar = make("meter");
+      bar.value = p;
+      bar.setAttribute("aria-label", `probability of ${name}`);
+      row.append(make("b", name), bar, make("span", `${(100 * p).toFixed(1)} %`));
+      place.append(row);
+    }
+    if (found.above_threshold !== null) {
+      const side = found.above_threshold ? "at or above" : "below";
+      const p = found.positive_probability.toFixed(3), bound = model.threshold.toFixed(3);
+      place.append(make("p", `${model.positive.join(" + ")} ${p}: ${side} the threshold ${bound}`));
+    }
+  };
+
+  const tell = () => {
+    status.textContent = `${done} of ${total} done${failed ? `, ${failed} with an error` : ""}`;
+  };
+
+  const one = async (file) => {
+    const item = make("li"), picture = make("img"), said = make("div", "", "said");
+    picture.alt = "";
+    picture.src = URL.createObjectURL(file);
+    picture.onload = () => URL.revokeObjectURL(picture.src);
+    picture.onerror = () => { URL.revokeObjectURL(picture.src); picture.remove(); };
+    said.append(make("h3", file.name));
+    item.append(picture, said);
+    list.append(item);
+    try {
+      show(said, await ask(file));
+    } catch (error) {
+      failed += 1;
+      said.append(make("p", error.message || "the service does not answer", "bad"));
+    }
+    done += 1;
+    tell();
+  };
+
+  const take = async (chosen) => {
+    const left = [...chosen];
+    if (form.dataset.key === "yes" && !form.reportValidity()) return;
+    total += left.length;
+    tell();
+    const work = async () => { while (left.length) await one(left.shift()); };
+    await Promise.all(Array.from({ length: Math.min(AT_ONCE, left.length) }, work));
+  };
+
+  files.addEventListener("change", () => take(files.files).then(() => { files.value = ""; }));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  for (const name of ["dragleave", "drop"]) {
+    document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.remove("over"); });
+  }
+  document.addEventListener("drop", (event) => take(event.dataTransfer.files));
+})();
