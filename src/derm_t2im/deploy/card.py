@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from derm_t2im.errors import UserError
+from derm_t2im.params.export import Precision
 
 PREFIX = "derm_t2im."
 FORMAT = 2
@@ -31,7 +32,6 @@ OUTPUT = (
     "embedding, where the file has it: float32 (batch, embedding), the features before the last layer."
 )
 
-Precision = Literal["fp32", "fp16", "int8"]
 Share = float | None
 
 
