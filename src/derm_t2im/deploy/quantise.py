@@ -69,7 +69,7 @@ def eight_bit(network: onnx.ModelProto, card: Card, images: np.ndarray) -> onnx.
                         "export.variants, or enlarge split.train.")  # fmt: skip
     batches = _prepared(card, images)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             part = next(batches, None)
             return None if part is None else {PIXELS: part}

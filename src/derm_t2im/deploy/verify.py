@@ -1,4 +1,4 @@
-"""Does the exported file say what the network says?"""
+"""Does the exported file say what the network says? And what does it decide?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from derm_t2im.classify import statistics
 from derm_t2im.errors import UserError
 from derm_t2im.intervals import wilson
-from derm_t2im.seeds import generator
-
-DRAWS = 1000
 
 
 def run(content: bytes, images: np.ndarray, outputs: Sequence[str], batch: int = 64) -> list[np.ndarray]:
@@ -74,24 +70,6 @@ def agreement(
     }
 
 
-def auc_loss(
-    reference: np.ndarray, exported: np.ndarray, truth: np.ndarray, groups: Sequence[str] | np.ndarray
-) -> dict[str, Any]:
-    """How much worse the exported file ranks images than the network.
-
-    ``auc`` (of the file) and ``auc_loss`` (the network's less the file's), each ``x`` with ``x_low`` and ``x_high``: a
-    paired 95 % bootstrap over ``groups``. NaN where ``truth``, class indices (n,), holds one class only.
-    """
-    drawn = statistics.bootstrap_counts(groups, truth, DRAWS, generator(0, "auc_loss")).counts
-    counts = np.vstack([statistics.ones(len(truth)), drawn])
-    before, after = (statistics.class_auc(p, truth, counts) for p in (reference, exported))
-    figures: dict[str, Any] = {}
-    for name, values in (("auc", after), ("auc_loss", before - after)):
-        figures[name] = float(values[0])
-        figures[f"{name}_low"], figures[f"{name}_high"] = statistics.interval(values[1:])
-    return figures
-
-
 def operating(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, Any]:
     """Sensitivity and specificity of ``scores >= threshold``, with 95 % Wilson intervals, as ``card.Operating`` has it.
 
@@ -107,6 +85,13 @@ def operating(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dic
         figures[name] = hits / n if n else None
         figures[f"{name}_low"], figures[f"{name}_high"] = wilson(hits, n)
     return figures
+
+
+def least_cosine(reference: np.ndarray, exported: np.ndarray) -> float:
+    """The least cosine between rows of two float (n, d): how far embeddings turn at most."""
+    a, b = (x.astype(np.float64) / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+            for x in (reference, exported))  # fmt: skip
+    return float((a * b).sum(axis=1).min())
 
 
 def off_the_data(threshold: float, scores: np.ndarray) -> float:
