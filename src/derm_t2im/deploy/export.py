@@ -10,7 +10,8 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from derm_t2im import __version__
-from derm_t2im.deploy.card import Card
+from derm_t2im.deploy import preparation
+from derm_t2im.deploy.card import DIGEST_KEY, Card, digest
 from derm_t2im.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,30 +21,28 @@ if TYPE_CHECKING:
     from derm_t2im.networks import Network
 
 INPUT = "image"
-OUTPUTS = ("logits", "probabilities")
+PIXELS, LOGITS, PROBABILITIES, EMBEDDING = "pixels", "logits", "probabilities", "embedding"
 
 
-def to_onnx(network: Network, card: Card, max_batch: int = 1024) -> bytes:
-    """One self-contained ONNX file.
+def to_onnx(network: Network, card: Card, max_batch: int = 1024, embedding: bool = True) -> bytes:
+    """One self-contained ONNX file: :func:`body` and :func:`assemble` in one step."""
+    return assemble(body(network, max_batch, embedding), card)
 
-    Input ``image``: uint8 (batch, size, size, 3), RGB; normalisation is in the graph. Outputs
-    ``logits`` and ``probabilities``: float32 (batch, k), columns in the order of ``card.classes``.
-    Equal networks give equal bytes, and nothing of this machine stays in them.
+
+def body(network: Network, max_batch: int = 1024, embedding: bool = True) -> onnx.ModelProto:
+    """The network alone, in float32: ``pixels`` (batch, 3, size, size), normalised, to ``logits`` and ``embedding``.
 
     Args:
         network: On the CPU.
-        card: Written to the file's metadata.
         max_batch: Largest batch that the graph is exported for.
+        embedding: Give the features before the last layer too, those of :meth:`Network.embed`.
 
     Raises:
-        UserError: if torch cannot export the architecture, or onnx finds the result at fault.
+        UserError: if torch cannot export the architecture.
     """
-    import onnx
     import torch
 
-    if tuple(card.classes) != tuple(network.classes):
-        raise ValueError(f"the card's classes {card.classes} are not the network's {network.classes}")
-    example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
+    example = torch.zeros((2, 3, network.size, network.size))
     batch = torch.export.Dim("batch", min=1, max=max_batch)
     # The exporter reports its steps on stdout and through warnings of other packages.
     exporter_log = logging.getLogger("torch.onnx")
@@ -53,18 +52,19 @@ def to_onnx(network: Network, card: Card, max_batch: int = 1024) -> bytes:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _with_normalisation(network),
+                _graph(network, embedding),
                 (example,),
                 dynamo=True,
-                dynamic_shapes={INPUT: {0: batch}},
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                dynamic_shapes={PIXELS: {0: batch}},
+                input_names=[PIXELS],
+                output_names=[LOGITS, EMBEDDING] if embedding else [LOGITS],
                 external_data=False,
                 verbose=False,
             )
     except Exception as error:  # the exporter has no error type of its own to rely on
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"{card.architecture} cannot be exported to ONNX ({type(error).__name__}): {said}") from error
+        name = network.config.get("timm", "the network")
+        raise UserError(f"{name} cannot be exported to ONNX ({type(error).__name__}): {said}") from error
     finally:
         exporter_log.setLevel(level)
     assert program is not None
@@ -72,10 +72,64 @@ def to_onnx(network: Network, card: Card, max_batch: int = 1024) -> bytes:
     _forget_where_it_was_made(model)
     # Shapes of intermediate values name the exporter's private symbols, and stop quantisation.
     del model.graph.value_info[:]
+    return model
+
+
+def assemble(network: onnx.ModelProto, card: Card) -> bytes:
+    """The file: preparation, network, decision and card.
+
+    Input ``image``: uint8 (batch, height, width, 3), RGB, of any size. Outputs ``logits``, ``probabilities``
+    (after ``card.temperature``), both float32 (batch, k) in the order of ``card.classes``, and ``embedding`` (batch, d)
+    where the network gives it. Equal networks give equal bytes, and nothing of this machine stays in them.
+
+    Args:
+        network: Of :func:`body`, or of :mod:`derm_t2im.deploy.quantise`; it stays as it is.
+        card: Written to the file's metadata, with what the graph knows better: opset, width of the embedding,
+            version and digest.
+
+    Raises:
+        UserError: if onnx finds the result at fault.
+        ValueError: if the card is not this network's.
+    """
+    import onnx
+
+    widths = {value.name: value.type.tensor_type.shape.dim[-1].dim_value for value in network.graph.output}
+    if widths[LOGITS] != len(card.classes):
+        raise ValueError(f"the card's classes are {card.classes}, but the network gives {widths[LOGITS]} logits")
+    opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
+    before = preparation.before(card.size, card.mean, card.std, opset).graph
+    after = preparation.after(len(card.classes), card.temperature, opset).graph
+
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    graph = model.graph
+    graph.name = card.architecture
+    outputs = {value.name: value for value in (*network.graph.output, *after.output)}
+    for field in ("node", "initializer", "input", "output"):
+        graph.ClearField(field)
+    for part in (before, network.graph, after):
+        graph.node.extend(part.node)
+        graph.initializer.extend(part.initializer)
+    graph.input.extend(before.input)
+    graph.output.extend(outputs[name] for name in (LOGITS, PROBABILITIES, EMBEDDING) if name in outputs)
+    for value in graph.output:
+        # The exporter and the quantiser name the batch each in their way.
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    _forget_where_it_was_made(model)
     model.producer_name, model.producer_version = "derm-t2im", __version__
     model.doc_string = card.intended_use
-    onnx.helper.set_model_props(model, card.to_metadata())
+
+    known = card.model_copy(
+        update={"opset": opset, "embedding": widths.get(EMBEDDING, 0), "version": __version__, "sha256": ""}
+    )
+    entries = known.to_metadata()
+    del entries[DIGEST_KEY]
+    onnx.helper.set_model_props(model, entries)
     check(model)
+    found = digest(model.SerializeToString(deterministic=True))
+    key_and_value = model.metadata_props.add()
+    key_and_value.key = DIGEST_KEY
+    key_and_value.value = known.model_copy(update={"sha256": found}).to_metadata()[DIGEST_KEY]
     return model.SerializeToString(deterministic=True)
 
 
@@ -93,22 +147,24 @@ def check(model: onnx.ModelProto) -> None:
         raise UserError(f"the exported ONNX file fails onnx's check: {' '.join(str(error).split())[:300]}") from error
 
 
-def _with_normalisation(network: Network) -> torch.nn.Module:
+def _graph(network: Network, embedding: bool) -> torch.nn.Module:
     import torch
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = copy.deepcopy(network.module)
+            self.module: Any = copy.deepcopy(network.module)
             for part in self.module.modules():
                 # Says only where a result is stored; the exporter takes twice as long over it.
                 if getattr(part, "inplace", False):
                     vars(part)["inplace"] = False
 
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            # The network's own preparation, so that parity does not hang on a second copy of it.
-            logits = self.module(network.prepare(image))
-            return logits, torch.softmax(logits, dim=1)
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            if not embedding:
+                return (self.module(pixels),)
+            features = self.module.forward_features(pixels)
+            # What both have in common, the exporter computes once.
+            return self.module.forward_head(features), self.module.forward_head(features, pre_logits=True)
 
     return Graph().eval()
 

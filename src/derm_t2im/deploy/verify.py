@@ -1,10 +1,37 @@
-"""Does the exported file say what the network says?"""
+"""Does the exported file say what the network says? And what does it decide?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from derm_t2im.errors import UserError
+from derm_t2im.intervals import wilson
+
+
+def run(content: bytes, images: np.ndarray, outputs: Sequence[str], batch: int = 64) -> list[np.ndarray]:
+    """What a file of :mod:`derm_t2im.deploy.export` gives for uint8 images (n, h, w, 3), on one thread of the CPU.
+
+    Raises:
+        UserError: if ONNX Runtime does not run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        parts = [
+            session.run(list(outputs), {"image": np.ascontiguousarray(images[start : start + batch])})
+            for start in range(0, len(images), batch)
+        ]
+    except Exception as error:  # onnxruntime's errors share no public base
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"ONNX Runtime does not run the exported file ({type(error).__name__}: {said}).") from error
+    return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
 
 def agreement(
@@ -41,6 +68,30 @@ def agreement(
         "label_flips": label_flips,
         "threshold_flips": flips,
     }
+
+
+def operating(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Sensitivity and specificity of ``scores >= threshold``, with 95 % Wilson intervals, as ``card.Operating`` has it.
+
+    Args:
+        scores: Probability of the positive finding, float (n,).
+        positive: The truth, bool (n,).
+        threshold: The operating point.
+    """
+    flagged = scores >= threshold
+    figures: dict[str, Any] = {"positives": int(positive.sum()), "negatives": int((~positive).sum())}
+    for name, right, of in (("sensitivity", flagged, positive), ("specificity", ~flagged, ~positive)):
+        hits, n = int(right[of].sum()), int(of.sum())
+        figures[name] = hits / n if n else None
+        figures[f"{name}_low"], figures[f"{name}_high"] = wilson(hits, n)
+    return figures
+
+
+def least_cosine(reference: np.ndarray, exported: np.ndarray) -> float:
+    """The least cosine between rows of two float (n, d): how far embeddings turn at most."""
+    a, b = (x.astype(np.float64) / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+            for x in (reference, exported))  # fmt: skip
+    return float((a * b).sum(axis=1).min())
 
 
 def off_the_data(threshold: float, scores: np.ndarray) -> float:
