@@ -2,19 +2,30 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import typer
+from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
+from derm_t2im.deploy import predict as predicting
 from derm_t2im.deploy.commands import predict
-from derm_t2im.deploy.predict import find_images, format_of, predict_files
+from derm_t2im.deploy.predict import MIN_SIDE, Prediction, find_images, format_of, predict_files
 from derm_t2im.deploy.runtime import Predictor
 from derm_t2im.errors import UserError
-from derm_t2im.imaging.io import write_png
+from derm_t2im.imaging import quality
+from derm_t2im.imaging.io import read_rgb, write_png
+from tests.deploy import models
 
 app = typer.Typer()
 app.command()(predict)
@@ -49,7 +60,7 @@ def test_a_bad_file_stops_no_other(folder: Path, model_file: Path, images: np.nd
 def test_csv_and_json_lines_say_the_same(folder: Path, model_file: Path, tmp_path: Path) -> None:
     for name in ("out.csv", "out.jsonl"):
         done = CliRunner().invoke(app, [str(folder), "--model", str(model_file), "--out", str(tmp_path / name)])
-        assert done.exit_code == 0, done.output
+        assert done.exit_code == 3, done.output
         assert "3 of 6 images predicted" in done.stderr and "not a medical device" in done.stderr
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -71,10 +82,10 @@ def test_stdout_is_data_only(folder: Path, model_file: Path) -> None:
     done = CliRunner().invoke(
         app, [str(folder / "sub" / "0.png"), str(folder / "gone.png"), "--model", str(model_file)]
     )
-    assert done.exit_code == 0
+    assert done.exit_code == 3
     header, first, second = done.stdout.splitlines()
-    assert header == "path,label,p_benign,p_malignant,above_threshold,error,detail"
-    assert first.split(",")[-2:] == ["", ""]
+    assert header == "path,label,p_benign,p_malignant,above_threshold,error,detail,model"
+    assert first.split(",")[-3:] == ["", "", "0" * 16]
     assert "missing_file" in second
 
 
@@ -101,7 +112,7 @@ def test_the_only_model_is_the_default(
         shutil.copy(model_file, target)
         done = CliRunner().invoke(app, [str(folder)])
         if arch == "vit":
-            assert done.exit_code == 0 and "models/onnx/vit/model.onnx" in done.stderr
+            assert done.exit_code == 3 and "models/onnx/vit/model.onnx" in done.stderr
     assert isinstance(done.exception, UserError) and "more than one model" in str(done.exception)
 
 
@@ -112,6 +123,7 @@ def test_the_only_model_is_the_default(
         (Path("a.JSONL"), None, "jsonl"),
         (Path("a.csv"), "jsonl", "jsonl"),
         (Path("x"), "csv", "csv"),
+        (Path("x.parquet"), None, "parquet"),
     ],
 )
 def test_formats(out: Path | None, wanted: str | None, form: str) -> None:
@@ -122,3 +134,229 @@ def test_formats(out: Path | None, wanted: str | None, form: str) -> None:
 def test_unknown_formats_name_the_known_ones(out: Path | None, wanted: str | None) -> None:
     with pytest.raises(UserError, match="csv"):
         format_of(out, wanted)
+
+
+def test_parquet_needs_a_file() -> None:
+    with pytest.raises(UserError, match="give --out"):
+        format_of(None, "parquet")
+
+
+def run(*arguments: object, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_bad_image_answers_for_itself(tmp_path: Path, model_file: Path) -> None:
+    root = tmp_path / "in"
+    reasons = bad_images(root)
+    # what has one meaning is read: the issue is the others
+    expected = {name: reason for name, reason in reasons.items() if reason}
+    done = run(root, "--model", model_file, "--out", tmp_path / "out.jsonl")
+    assert done.exit_code == 3, done.output
+    found = {Path(row["path"]).name: row for row in rows_of(tmp_path / "out.jsonl")}
+    assert set(found) == set(reasons)
+    assert {name: row["error"] for name, row in found.items() if row["error"]} == expected
+    assert all(row["detail"] and "\n" not in row["detail"] for row in found.values() if row["error"])
+    assert f"{len(reasons) - len(expected)} of {len(reasons)} images predicted" in done.stderr
+
+
+def bad_images(root: Path) -> dict[str, str]:
+    """Odd files below ``root``, and the reason why each cannot be read; empty where it can."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 255, (48, 40, 3), np.uint8)
+    image = Image.fromarray(rgb)
+    image.save(root / "good.JPG")
+    image.convert("P").save(root / "palette.png")
+    image.convert("L").save(root / "grey.png")
+    image.convert("RGBA").save(root / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(root / "turned.jpg", exif=exif)
+    image.convert("CMYK").save(root / "cmyk.jpg")
+    Image.fromarray(rng.integers(0, 65535, (48, 40), np.uint16)).save(root / "deep.png")
+    image.save(root / "moving.gif", save_all=True, append_images=[image.rotate(90)])
+    Image.new("RGB", (1, 1)).save(root / "dot.png")
+    Image.new("1", (20_000, 20_000)).save(root / "huge.png")
+    image.save(root / "whole.png")
+    content = (root / "whole.png").read_bytes()
+    at = content.index(b"IDAT")
+    (root / "crc.png").write_bytes(content[:29] + b"\0\0\0\0" + content[33:])  # of the header
+    (root / "damaged.png").write_bytes(content[: at + 40] + bytes([content[at + 40] ^ 255]) + content[at + 41 :])
+    (root / "cut.jpg").write_bytes((root / "good.JPG").read_bytes()[:-200])
+    (root / "empty.webp").write_bytes(b"")
+    (root / "text.tiff").write_text("no image")
+    (root / "lost.png").symlink_to(root / "nowhere")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    os.mkfifo(root / "pipe.bmp")
+    (root / os.fsdecode(b"caf\xe9\n, x.png")).write_bytes(content)  # no UTF-8, a line end, a comma
+    good = ("good.JPG", "palette.png", "grey.png", "alpha.png", "turned.jpg", "whole.png", "caf\\xe9\n, x.png")
+    return dict.fromkeys(good, "") | {
+        "cmyk.jpg": "wrong_mode", "deep.png": "wrong_mode", "moving.gif": "animated", "dot.png": "too_small",
+        "huge.png": "too_large", "crc.png": "unreadable", "damaged.png": "truncated", "cut.jpg": "truncated",
+        "empty.webp": "empty",
+        "text.tiff": "unreadable", "lost.png": "missing_file", "loop.png": "unreadable", "pipe.bmp": "empty",
+    }  # fmt: skip
+
+
+def test_images_too_small_to_hold_a_lesion(tmp_path: Path, model_file: Path) -> None:
+    for side in (MIN_SIDE - 1, MIN_SIDE):
+        write_png(tmp_path / f"{side}.png", np.zeros((side, 60, 3), np.uint8))
+    small, enough = predict_files(Predictor(model_file, device="cpu"), sorted(tmp_path.iterdir()))
+    assert small.reason == "too_small" and enough.probabilities is not None
+
+
+def test_patterns_lists_and_repeats(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert find_images([folder / "*" / "[01].png"]) == [folder / "sub" / "0.png", folder / "sub" / "1.png"]
+    assert find_images(["in, put/sub/*.png"]) == [Path("in, put/sub") / f"{i}.png" for i in range(3)]
+    assert find_images(["nothing*"]) == [Path("nothing*")]
+    (folder / "a[1].png").write_bytes(b"x")
+    assert find_images([folder / "a[1].png"]) == [folder / "a[1].png"]  # a file of that name is no pattern
+    assert find_images([folder / "sub" / "0.png", folder / "sub"])[0] == folder / "sub" / "0.png"
+    assert len(find_images([folder / "sub", folder / "sub"])) == 3
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0", b"\r\n"])
+def test_a_list_on_stdin(folder: Path, model_file: Path, end: bytes) -> None:
+    names = [str(folder / "sub" / f"{i}.png").encode() for i in (2, 0)]
+    done = run("-", "--model", model_file, stdin=end.join(names) + end)
+    assert done.exit_code == 0, done.output
+    assert [row["path"] for row in csv.DictReader(done.stdout.splitlines())] == [name.decode() for name in names]
+
+
+def test_parquet_says_the_same_as_json_lines(folder: Path, model_file: Path, tmp_path: Path) -> None:
+    for name in ("out.jsonl", "out.parquet"):
+        assert run(folder, "--model", model_file, "--out", tmp_path / name).exit_code == 3
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == rows_of(tmp_path / "out.jsonl")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["out.jsonl", "out.parquet"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_killed_run_goes_on(
+    folder: Path, model_file: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / f"out{suffix}", tmp_path / f"whole{suffix}"
+    assert run(folder, "--model", model_file, "--out", whole).exit_code == 3
+    monkeypatch.setattr(predicting, "predict_files", partial(stopped, after=4))
+    assert run(folder, "--model", model_file, "--out", out).exit_code == 130
+    assert not out.exists()
+    journal = tmp_path / f".out{suffix}.rows"
+    assert len(rows_of(journal)) == 4
+    with journal.open("a") as file:
+        file.write('{"path": "cut off by a k')
+    seen: list[Path] = []
+    monkeypatch.setattr(predicting, "predict_files", partial(watched, seen=seen))
+    done = run(folder, "--model", model_file, "--out", out, "--resume")
+    assert done.exit_code == 3 and "(2 of them before)" in done.stderr, done.output
+    # two of the first four had failed, and are tried again
+    assert [path.name for path in seen] == ["cut.png", "empty.jpg", "2.png", "text.png"]
+    assert sorted(table(out), key=str) == sorted(table(whole), key=str)
+    assert not journal.exists()
+    seen.clear()
+    write_png(folder / "sub" / "9.png", np.full((40, 40, 3), 90, np.uint8))
+    run(folder, "--model", model_file, "--out", out, "--resume")  # a finished table grows
+    assert [path.name for path in seen] == ["cut.png", "empty.jpg", "9.png", "text.png"]
+    assert len(table(out)) == 7
+
+
+def stopped(predictor: Predictor, files: list[Path], *rest: Any, after: int, **named: Any) -> Iterator[Prediction]:
+    yield from islice(predict_files(predictor, files, *rest, **named), after)
+    raise KeyboardInterrupt
+
+
+def watched(predictor: Predictor, files: list[Path], *rest: Any, seen: list[Path], **named: Any) -> Any:
+    seen += files
+    return predict_files(predictor, files, *rest, **named)
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return pq.read_table(path).to_pylist() if path.suffix == ".parquet" else rows_of(path)
+
+
+def test_nothing_is_gone_on_from_that_does_not_fit(folder: Path, exported: bytes, tmp_path: Path) -> None:
+    model, out = tmp_path / "model.onnx", tmp_path / "out.csv"
+    model.write_bytes(exported)
+    assert "give --out" in str(run(folder, "--model", model, "--resume").exception)
+    out.write_text("path,other\na,b\n")
+    assert "no rows of" in str(run(folder, "--model", model, "--out", out, "--resume").exception)
+    assert out.read_text() == "path,other\na,b\n"
+    assert run(folder, "--model", model, "--out", out).exit_code == 3
+    out.write_text(out.read_text().replace("0" * 16, "1" * 16))
+    assert "of another model" in str(run(folder, "--model", model, "--out", out, "--resume").exception)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_embeddings_scores_and_measures(
+    folder: Path, exported: bytes, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out, target = tmp_path / "model.onnx", tmp_path / "out.jsonl", tmp_path / f"e{suffix}"
+    model.write_bytes(models.with_embedding(exported))
+    asked = (folder, "--model", model, "--out", out, "--embeddings", target, "--measure")
+    monkeypatch.setattr(predicting, "predict_files", partial(stopped, after=4))
+    assert run(*asked).exit_code == 130
+    monkeypatch.undo()
+    assert run(*asked, "--resume").exit_code == 3
+    good = [row for row in rows_of(out) if row["error"] is None]
+    found = embedded(target)
+    assert sorted(found["path"]) == sorted(row["path"] for row in good) and len(good) == 3
+    predictor = Predictor(model, device="cpu")
+    for path, vector, score in zip(found["path"], found["embedding"], found["score"], strict=True):
+        rgb = read_rgb(Path(path))
+        expected = predictor.run(predictor.prepare(rgb)[None])
+        assert expected.embeddings is not None
+        np.testing.assert_allclose(vector, expected.embeddings[0], atol=1e-4)
+        assert score == pytest.approx(expected.probabilities[0, 1], abs=1e-5)
+    assert set(quality.COLUMNS) <= found.keys()
+    expected_measures = quality.measure(read_rgb(Path(found["path"][0])))
+    assert found["sharpness"][0] == pytest.approx(expected_measures["sharpness"], abs=1e-5)
+    assert next(iter(found["tone"])) == expected_measures["tone"]
+    # once more, from the finished files: nothing is computed twice, nothing is lost
+    seen: list[Path] = []
+    monkeypatch.setattr(predicting, "predict_files", partial(watched, seen=seen))
+    assert run(*asked, "--resume").exit_code == 3
+    assert len(seen) == 3 and sorted(embedded(target)["path"]) == sorted(found["path"])
+    assert "was written with --measure" in str(run(*asked[:-1], "--resume").exception)
+    assert not list(tmp_path.glob(".*"))
+
+
+def embedded(path: Path) -> dict[str, Any]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pydict()
+    with np.load(path) as found:
+        arrays = {name: found[name] for name in found.files}
+    return {**arrays, "path": arrays["ids"].tolist(), "embedding": arrays["embeddings"]}
+
+
+def test_embeddings_that_cannot_be(folder: Path, exported: bytes, model_file: Path, tmp_path: Path) -> None:
+    said = str(run(folder, "--model", model_file, "--embeddings", tmp_path / "e.csv").exception)
+    assert ".parquet or .npz" in said
+    said = str(run(folder, "--model", model_file, "--measure").exception)
+    assert "give --embeddings" in said
+    if not Predictor(model_file, device="cpu").embeds:
+        said = str(run(folder, "--model", model_file, "--embeddings", tmp_path / "e.npz").exception)
+        assert "no output `embedding`" in said
+
+
+def test_files_are_read_no_further_ahead_than_two_batches(
+    folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal given
+        while True:
+            given += 1
+            yield folder / "sub" / "0.png"
+
+    found = predict_files(Predictor(model_file, device="cpu"), endless(), batch=4, workers=2)
+    for done in range(1, 30):
+        next(found)
+        assert given <= done + 4 + 2 * 4 + 2
+    found.close()

@@ -25,8 +25,10 @@ def test_it_works_without_torch(model_file: Path, tmp_path: Path) -> None:
         "from derm_t2im.deploy.predict import predict_files\n"
         "from derm_t2im.deploy.runtime import Predictor\n"
         "from derm_t2im.imaging.io import write_png\n"
-        "p = Predictor(sys.argv[1], device='cpu'); image = Path(sys.argv[2]); write_png(image, np.zeros((40, 40, 3), np.uint8))\n"
-        "print(p.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape, *[f.probabilities.shape for f in predict_files(p, [image])])"
+        "p = Predictor(sys.argv[1], device='cpu'); image = Path(sys.argv[2])\n"
+        "write_png(image, np.zeros((40, 40, 3), np.uint8))\n"
+        "print(p.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape)\n"
+        "print(*[found.probabilities.shape for found in predict_files(p, [image])])"
     )
     command = [sys.executable, "-c", code, str(model_file), str(tmp_path / "a.png")]
     said = subprocess.run(command, capture_output=True, text=True, check=True)

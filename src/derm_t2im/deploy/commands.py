@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +91,7 @@ def predict(
         if rows:
             rows.add(records)
         else:
-            sys.stdout.writelines(islice(lines(records, wanted), 0 if header or wanted == "jsonl" else 1, None))
+            sys.stdout.writelines(lines(records, wanted, header))
             sys.stdout.flush()
             header = False
 

@@ -200,9 +200,8 @@ def format_of(out: Path | None, wanted: str | None) -> Format:
     return SUFFIXES[out.suffix.lower()]
 
 
-def lines(records: Iterable[dict[str, Any]], form: Format) -> Iterator[str]:
-    """The records as text, line by line, each with its line end; a header first for CSV."""
-    header = True
+def lines(records: Iterable[dict[str, Any]], form: Format, header: bool = True) -> Iterator[str]:
+    """The records as text, line by line, each with its line end; for CSV with a header first, unless not wanted."""
     for row in records:
         if form == "jsonl":
             yield json.dumps(row, ensure_ascii=False) + "\n"

@@ -137,9 +137,15 @@ class Embeddings:
         """
         if not resume:
             shutil.rmtree(self._parts, ignore_errors=True)
+        fresh = not self._parts.exists()
         self._parts.mkdir(parents=True, exist_ok=True)
         if resume and self.out.is_file():
-            self._adopt(measure)
+            try:
+                self._adopt(measure)
+            except UserError:
+                if fresh:
+                    shutil.rmtree(self._parts, ignore_errors=True)
+                raise
         have: set[str] = set()
         for part in self._tables():
             self._check(part, self._parts, measure)
