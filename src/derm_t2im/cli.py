@@ -17,6 +17,7 @@ from derm_t2im.curation import commands as curation
 from derm_t2im.deploy import commands as deploy
 from derm_t2im.deploy.serve import command as serving
 from derm_t2im.diffusion import commands as diffusion
+from derm_t2im.drift import command as drifting
 from derm_t2im.errors import UserError, no_room
 from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
@@ -37,6 +38,7 @@ app.command()(deploy.predict)
 app.command()(serving.serve)
 app.command()(deploy.opinions)
 app.command()(auditing.audit)
+app.command()(drifting.drift)
 app.add_typer(study.study_app, name="study")
 app.command("confusion")(confusion.command)
 app.add_typer(changes.report_app, name="report")

@@ -94,7 +94,9 @@ def form(*files: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
     """A multipart body and its header."""
     mark = uuid.uuid4().hex
     parts = [
-        f'--{mark}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+        f'--{mark}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
         for name, data in files
     ]
     return b"".join(parts) + f"--{mark}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={mark}"}

@@ -199,7 +199,9 @@ def test_two_hundred_clients_at_once_are_all_answered(model_file: Path) -> None:
 def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path) -> None:
     with Server(model_file) as server:
         body = GOOD["jpeg"]
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
             line.sendall(head.encode() + body[:10])
             while server.counted("derm_t2im_held_images") < 1:
@@ -222,7 +224,12 @@ def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path
 def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     with Server(model_file, "--api-key-file", str(tmp_path / "key")) as server:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-API-Key": "\xe9"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {KEY}"},
+            {"X-API-Key": "\xe9"},
+        ):
             reply = server.post(GOOD["jpeg"], {**JPEG, **headers})
             assert reply.status == 401 and reply.headers["www-authenticate"] == "Bearer", headers
         assert server.get("/metrics").status == 401

@@ -13,6 +13,7 @@ from derm_t2im.fidelity.estimate import Estimate
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Values (m, n) for rows (m, d) and (n, d)."""
     k = a @ b.T
     k /= a.shape[1]
     k += 1.0

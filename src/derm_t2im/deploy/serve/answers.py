@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from derm_t2im.deploy.card import Card
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "name": "lesion.jpg", "label": "malignant", "probabilities": {"benign": 0.21, "malignant": 0.79},
     "positive_probability": 0.79, "above_threshold": True, "error": None, "detail": None,
 }  # fmt: skip
-BAD = {
+BAD: dict[str, Any] = {
     "name": "broken.png", "label": None, "probabilities": None, "positive_probability": None,
     "above_threshold": None, "error": "truncated", "detail": "image file is truncated",
 }  # fmt: skip
-MODEL = {
+MODEL: dict[str, Any] = {
     "architecture": "vit", "weights_sha256": "5f2c...", "classes": ["benign", "malignant"],
     "positive": ["malignant"], "threshold": 0.41,
 }  # fmt: skip
@@ -48,9 +48,7 @@ class Result(BaseModel):
     probabilities: dict[str, float] | None
     positive_probability: float | None
     above_threshold: bool | None
-    error: str | None = Field(
-        description="empty, unreadable, truncated, too_small, too_large, wrong_mode or animated."
-    )
+    error: str | None = Field(description="empty, unreadable, truncated, too_small, too_large, wrong_mode or animated.")
     detail: str | None
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -22,7 +23,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
         self.registry = CollectorRegistry()
-        own = {"namespace": "derm_t2im", "registry": self.registry}
+        own: dict[str, Any] = {"namespace": "derm_t2im", "registry": self.registry}
         self.requests = Counter("requests", "Answers by path and status.", ["path", "status"], **own)
         self.seconds = Histogram("request_seconds", "From a request's header to its answer.", buckets=FAST, **own)
         self.images = Counter("images", "Images predicted.", **own)

@@ -161,8 +161,9 @@ class _Form:
         names = (
             "part_begin", "part_data", "header_field", "header_value", "header_end", "headers_finished", "end",
         )  # fmt: skip
+        callbacks: Any = {f"on_{name}": getattr(self, f"_{name}") for name in names}
         try:
-            self._parser = MultipartParser(boundary, {f"on_{name}": getattr(self, f"_{name}") for name in names})
+            self._parser = MultipartParser(boundary, callbacks)
         except FormParserError as error:
             raise Refused(400, "bad_form", f"the form cannot be read: {error}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import socket
 from types import FrameType
 
 import uvicorn
@@ -49,9 +49,9 @@ class Server(uvicorn.Server):
             await asyncio.sleep(POLL)
         self.should_exit = True
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
-        await super().startup(sockets)  # type: ignore[arg-type]
+        await super().startup(sockets)
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
@@ -71,4 +71,3 @@ def run(service: Service, host: str, port: int) -> None:
         raise UserError(f"cannot listen on {host}:{port}: choose another --port, or another --host.") from None
     if not server.started:
         raise UserError(f"cannot listen on {host}:{port}: choose another --port, or another --host.")
-    sys.stderr.flush()

@@ -1,0 +1,64 @@
+"""`derm-t2im drift`."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from derm_t2im.deploy.runtime import Predictor
+
+FOUND = 3  # exit code with --fail-on-drift; 1 and 2 are errors
+
+
+def drift(
+    ref: Annotated[
+        Path,
+        typer.Argument(help="What the model was made for: a folder of images, or a file of `predict --embeddings`."),
+    ],
+    new: Annotated[Path, typer.Argument(help="What it meets now: the same.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Exported ONNX file, for folders; default: the one in models/onnx, if there is one."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Operating point on the scores; default: the model's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write everything found to this JSON file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page, one file, to read offline.")] = None,
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help=f"Exit with {FOUND} if drift was found.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is an NVIDIA device), cuda or cpu.")] = "auto",
+    allow_cpu: Annotated[bool, typer.Option("--allow-cpu", help="Go on with the CPU if CUDA does not load.")] = False,
+) -> None:
+    """Compare two sets of images: features, scores, artefacts, skin tone."""
+    from derm_t2im.deploy.commands import default_model
+    from derm_t2im.drift import sets, words
+    from derm_t2im.drift.compare import compare
+    from derm_t2im.progress import say
+    from derm_t2im.state import write_atomic, write_json
+
+    @lru_cache(maxsize=1)
+    def predictor() -> Predictor:
+        from derm_t2im.deploy.runtime import Predictor
+
+        return Predictor(model or default_model(), device=device, allow_cpu=allow_cpu)  # type: ignore[arg-type]
+
+    first, second = sets.load(ref, predictor), sets.load(new, predictor)
+    if threshold is None and (model is not None or ref.is_dir() or new.is_dir()):
+        threshold = predictor().card.threshold
+    found = compare(first, second, threshold)
+    words.show(found, sys.stdout)
+    if out is not None:
+        write_json(out, found)
+        say(f"drift: {out}")
+    if html is not None:
+        write_atomic(html, words.page(found))
+        say(f"drift: {html}")
+    if fail_on_drift and found["drift"]:
+        raise typer.Exit(FOUND)

@@ -1,0 +1,3 @@
+from tests.deploy.conftest import exported, model_file
+
+__all__ = ["exported", "model_file"]
