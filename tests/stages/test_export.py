@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     manifest.write(pd.DataFrame(rows), paths.SPLITS_MANIFEST)
     for seed in (0, 7):
         networks.save(models.network(seed=seed), paths.classifier("vit", "hybrid") / f"seed-{seed}")
-    mixed = pd.DataFrame(rows)[12:]
+    mixed = pd.DataFrame(rows)[12:16]
     made = mixed.assign(image_id=[f"s{i}" for i in range(4)], kind="synthetic", split=None, licence=None)
     manifest.write(pd.concat([mixed, made]), paths.mix_manifest("hybrid"))
     tested = pd.DataFrame(rows)[16:][["image_id", "label"]].assign(arch="vit", mix="hybrid", test="in_domain")
