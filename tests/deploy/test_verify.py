@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derm_t2im.deploy.verify import agreement, off_the_data
+from derm_t2im.deploy.verify import agreement, least_cosine, off_the_data, operating, run
+from derm_t2im.errors import UserError
 
 
 def test_a_worked_example() -> None:
@@ -42,3 +43,25 @@ def test_a_threshold_off_the_data_decides_alike(scores: list[float], data: st.Da
     moved = off_the_data(chosen, values)
     assert np.array_equal(values >= chosen, values >= moved)
     assert 0 <= moved <= chosen
+
+
+def test_sensitivity_and_specificity_at_a_threshold() -> None:
+    scores, positive = np.array([0.1, 0.4, 0.5, 0.9]), np.array([False, True, False, True])
+    found = operating(scores, positive, 0.5)
+    assert (found["sensitivity"], found["specificity"]) == (0.5, 0.5)
+    assert (found["positives"], found["negatives"]) == (2, 2)
+    assert 0 < found["sensitivity_low"] < 0.5 < found["sensitivity_high"] < 1
+    nobody = operating(scores, np.zeros(4, bool), 0.5)
+    assert nobody["sensitivity"] is None and nobody["specificity"] == 0.5
+    assert (nobody["sensitivity_low"], nobody["sensitivity_high"]) == (0, 1)
+
+
+def test_the_least_cosine() -> None:
+    a = np.array([[1.0, 0.0], [0.0, 2.0]])
+    assert least_cosine(a, 3 * a) == pytest.approx(1)
+    assert least_cosine(a, np.array([[1.0, 0.0], [1.0, 1.0]])) == pytest.approx(0.5**0.5)
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(UserError, match="does not run"):
+        run(b"nothing", np.zeros((1, 8, 8, 3), np.uint8), ["probabilities"])

@@ -55,7 +55,7 @@ class Operating(_Part):
     specificity_high: float = Field(1, ge=0, le=1)
 
 
-class Tested(_Part):
+class Measured(_Part):
     """This network on one test set, at its temperature: ``figures`` by name, ``x`` with ``x_low`` and ``x_high``.
 
     Intervals are 95 % bootstrap over ``groups`` (lesions). ``study`` holds the means over all seeds of this
@@ -97,7 +97,7 @@ class Card(BaseModel):
     threshold: float | None = Field(ge=0, le=1)
     threshold_sensitivity: float | None = Field(ge=0, le=1)  # that it was chosen for, on validation images
     operating: Operating | None = None  # what it does there
-    tests: dict[str, Tested] = Field(default_factory=dict)
+    tests: dict[str, Measured] = Field(default_factory=dict)
     training_mix: str
     training_seed: int
     training_sources: tuple[str, ...]

@@ -26,6 +26,8 @@ PIXELS, LOGITS, PROBABILITIES, EMBEDDING = "pixels", "logits", "probabilities", 
 
 def to_onnx(network: Network, card: Card, max_batch: int = 1024, embedding: bool = True) -> bytes:
     """One self-contained ONNX file: :func:`body` and :func:`assemble` in one step."""
+    if tuple(card.classes) != tuple(network.classes):
+        raise ValueError(f"the card's classes {card.classes} are not the network's {network.classes}")
     return assemble(body(network, max_batch, embedding), card)
 
 

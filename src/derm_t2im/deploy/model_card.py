@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,7 +35,8 @@ def render(card: Card, metrics: Mapping[str, Any]) -> str:
     variants = [
         {**figures, "precision": name, "file": file_name(name)} for name, figures in metrics["variants"].items()
     ]
-    page = templates.environment("derm_t2im.deploy").overlay(autoescape=False).get_template("model_card.md")
+    source = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    page = templates.environment().overlay(autoescape=False).from_string(source)  # Markdown, not HTML
     front = yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)
     text = page.render(card=card, variants=variants, checked=metrics["checked"], front=front, interval=_interval)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"

@@ -17,7 +17,7 @@ from derm_t2im.classify import calibration, data, evaluation, statistics
 from derm_t2im.classify.chosen import best_seed
 from derm_t2im.deploy import card as cards
 from derm_t2im.deploy import export, model_card, preparation, quantise, verify
-from derm_t2im.deploy.card import Card, Operating, Tested
+from derm_t2im.deploy.card import Card, Measured, Operating
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
 from derm_t2im.params.evaluate import Evaluate
@@ -266,7 +266,7 @@ def _code_sha256() -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Tested]:
+def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Measured]:
     """This network on each test set, from the predictions of `evaluate`; beside it the study's mean over seeds."""
     import pandas as pd
 
@@ -281,7 +281,7 @@ def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Te
         & (table["seed"] == card.training_seed)
     )
     study = json.loads(paths.CLASSIFICATION_METRICS.read_text(encoding="utf-8"))
-    found: dict[str, Tested] = {}
+    found: dict[str, Measured] = {}
     for name, rows in table[of].groupby("test", sort=True):
         groups = evaluation.groups_of(splits.set_index("image_id", drop=False).loc[rows["image_id"]])
         truth = data.encode(list(rows["label"]), card.classes)
@@ -291,7 +291,7 @@ def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Te
         figures = evaluation.summary({key: values[key] for key in FIGURES})
         over_seeds = study.get(card.architecture, {}).get(card.training_mix, {}).get(str(name), {})
         wanted = ("auc", "auc_low", "auc_high", "auc_seed_sd", "seeds")
-        found[str(name)] = Tested(
+        found[str(name)] = Measured(
             images=len(rows),
             groups=test.groups,
             figures=_rounded(figures),
