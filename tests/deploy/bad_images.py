@@ -50,12 +50,12 @@ BAD: dict[str, tuple[bytes, set[str]]] = {
     "sixteen": (cv2.imencode(".png", PICTURE.astype(np.uint16) * 257)[1].tobytes(), {"wrong_mode"}),
     "cmyk": (encoded("JPEG", Image.fromarray(PICTURE).convert("CMYK")), {"wrong_mode"}),
     "bomb": (bomb(), {"too_large"}),
+    "one pixel": (encoded("PNG", Image.new("RGB", (1, 1))), {"too_small"}),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", {"unreadable"}),
 }
 GOOD: dict[str, bytes] = {
     "palette": encoded("PNG", Image.fromarray(PICTURE).convert("P")),
     "grey": encoded("PNG", Image.fromarray(PICTURE).convert("L")),
     "alpha": encoded("PNG", Image.fromarray(PICTURE).convert("RGBA")),
-    "one pixel": encoded("PNG", Image.new("RGB", (1, 1))),
     "jpeg": encoded("JPEG"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from derm_t2im.deploy import predict
 from derm_t2im.drift.command import drift
 from derm_t2im.drift.compare import compare, kid_p, verdict
 from derm_t2im.drift.sets import Set
@@ -155,12 +153,6 @@ def test_sets_that_cannot_be_compared(tmp_path: Path) -> None:
     assert "neither embeddings nor scores" in complaint(good, nothing)
 
 
-folders = pytest.mark.skipif(
-    "measure" not in inspect.signature(predict.predict_files).parameters, reason="predict does not measure yet"
-)
-
-
-@folders
 def test_folders_are_looked_at_with_the_model(tmp_path: Path, model_file: Path) -> None:
     for name, clinic in (("a", phantom.CLINIC_A), ("b", phantom.CLINIC_B)):
         for i in range(60):
@@ -174,7 +166,6 @@ def test_folders_are_looked_at_with_the_model(tmp_path: Path, model_file: Path) 
     assert found["drift"] and found["threshold"] == models.card(models.network()).threshold
 
 
-@folders
 def test_a_folder_without_images(tmp_path: Path, model_file: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no image files" in complaint(tmp_path / "empty", tmp_path / "empty", "--model", model_file)

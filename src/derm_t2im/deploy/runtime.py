@@ -91,9 +91,7 @@ class Predictor:
             )
         try:
             self.card = Card.from_metadata(metadata(self._session))
-            untampered = getattr(cards, "check_untampered", None)
-            if untampered is not None:
-                untampered(model, self.card)
+            cards.check_untampered(model, self.card)
             self._sides, self._outputs = _signature(self._session, len(self.card.classes))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None

@@ -136,10 +136,11 @@ class Service:
         return Result.good(upload.name, row, self.card)
 
     def _decode(self, data: bytes) -> np.ndarray:
+        from derm_t2im.deploy.predict import MIN_SIDE
         from derm_t2im.imaging.io import decode_rgb
         from derm_t2im.sources.intake import verify
 
-        rgb = decode_rgb(data, self.limits.max_pixels)
+        rgb = decode_rgb(data, self.limits.max_pixels, MIN_SIDE)
         verify(data)
         return self.predictor.prepare(rgb)
 
