@@ -1,6 +1,7 @@
-.PHONY: setup repro test check format lock clean
+.PHONY: setup repro test check format lock clean tools hooks licences audit sbom scan-secrets lint-workflows
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 PYTHON ?= python3
 
 # DVC runs the stages through a shell: they must find this environment's commands.
@@ -31,6 +32,39 @@ format: setup
 lock: ## resolve the dependencies anew
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header -o requirements.lock
+	uv pip compile --group tools --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header -o requirements-tools.lock
+
+tools: $(TOOLS)/.ready ## tools for the supply chain, in an environment of their own
+
+$(TOOLS)/.ready: requirements-tools.lock
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tools.lock
+	touch $@
+
+hooks: setup tools ## lint and look for secrets before each commit
+	$(TOOLS)/bin/pre-commit install
+
+licences: setup ## docs/dependencies.md: the dependencies and their licences
+	$(BIN)/python scripts/licences.py
+
+audit: tools ## known vulnerabilities of what requirements.lock names; asks pypi.org
+	@$(TOOLS)/bin/pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict \
+		--progress-spinner off || { echo "make audit: what is above is a known vulnerability (then raise its bound" \
+		"in pyproject.toml and run make lock), or pypi.org could not be asked: it takes a network without a mirror." >&2; \
+		exit 1; }
+
+sbom: setup tools ## reports/sbom.json: what is installed, as CycloneDX
+	mkdir -p reports
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file reports/sbom.json $(BIN)/python
+
+scan-secrets: tools ## look for passwords and keys in all that Git tracks
+	git ls-files -z | xargs -0 $(TOOLS)/bin/detect-secrets-hook --baseline .secrets.baseline
+
+lint-workflows: tools ## zizmor, and actionlint where it is installed
+	$(TOOLS)/bin/zizmor --offline .github/workflows
+	@if command -v actionlint >/dev/null 2>&1; then actionlint; else echo "actionlint is not installed: left out."; fi
 
 clean:
-	rm -rf $(VENV) .state
+	rm -rf $(VENV) $(TOOLS) .state

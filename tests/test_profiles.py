@@ -76,7 +76,7 @@ def test_a_dry_run_says_the_changes_and_writes_nothing(project: Path) -> None:
 
 def test_without_a_name_they_are_listed_and_an_unknown_one_names_them(project: Path) -> None:
     listed = run(project)
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["paper", "quick"]
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["ham10000", "paper", "quick"]
     assert all(len(line.split()) > 3 for line in listed.stdout.splitlines())
     told = one_line(run(project, "papre"))
     assert "'papre'" in told and "paper, quick" in told

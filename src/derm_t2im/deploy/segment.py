@@ -27,7 +27,8 @@ def segmenter(place: str) -> Segment:
     Of the masks that it offers the one it trusts most is taken.
 
     Args:
-        place: A folder with its configuration, weights (safetensors) and processor, or a hub id.
+        place: A folder with its configuration, weights (safetensors) and processor, or a hub id (``owner/name`` or
+            ``owner/name@revision``).
 
     Raises:
         UserError: if it cannot be had or is no SAM.
@@ -37,9 +38,12 @@ def segmenter(place: str) -> Segment:
 
     if ("/" not in place or place.startswith((".", "/"))) and not Path(place).is_dir():
         raise UserError(f"segmenter {place!r}: no such folder; give one, or a hub id (owner/name).")
+    name, revision = place, "main"
+    if "@" in place and not Path(place).is_dir():
+        name, _, revision = place.partition("@")
     try:
-        processor: Any = SamProcessor.from_pretrained(place)
-        model: Any = SamModel.from_pretrained(place, use_safetensors=True).eval()
+        processor: Any = SamProcessor.from_pretrained(name, revision=revision)
+        model: Any = SamModel.from_pretrained(name, revision=revision, use_safetensors=True).eval()
     except Exception as error:  # the hub's, transformers' and safetensors' errors share no base
         said = " ".join(str(error).split())[:200]
         raise UserError(f"segmenter {place!r} cannot be had ({type(error).__name__}: {said})") from None

@@ -31,6 +31,7 @@ OTHERS = {
     "lora_": "a LoRA (that is generate.lora)",
 }
 TOKENIZER = "openai/clip-vit-large-patch14"
+TOKENIZER_REVISION = "32bd64288804d66eefd0ccbe215aa642df71cc41"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -128,7 +129,8 @@ def tokenizer(file: Path) -> CLIPTokenizer:
     folder = file.parent / "tokenizer"
     try:
         if not folder.is_dir():
-            folder = Path(snapshot_download(TOKENIZER, allow_patterns=list(TOKENIZER_FILES)))
+            wanted = list(TOKENIZER_FILES)
+            folder = Path(snapshot_download(TOKENIZER, revision=TOKENIZER_REVISION, allow_patterns=wanted))
         missing = [name for name in TOKENIZER_FILES[:2] if not (folder / name).is_file()]
         if missing and not (folder / "tokenizer.json").is_file():
             raise FileNotFoundError(f"{folder} has no {', no '.join(missing)}")
