@@ -48,10 +48,10 @@ hooks: setup tools ## lint and look for secrets before each commit
 licences: setup ## docs/dependencies.md: the dependencies and their licences
 	$(BIN)/python scripts/licences.py
 
-audit: tools ## known vulnerabilities of what requirements.lock names; asks pypi.org
+audit: tools ## known vulnerabilities of what requirements.lock names; asks the package index
 	@$(TOOLS)/bin/pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict \
 		--progress-spinner off || { echo "make audit: what is above is a known vulnerability (then raise its bound" \
-		"in pyproject.toml and run make lock), or pypi.org could not be asked: it takes a network without a mirror." >&2; \
+		"in pyproject.toml and run make lock), or the package index could not be asked: it takes a network without a mirror." >&2; \
 		exit 1; }
 
 sbom: setup tools ## reports/sbom.json: what is installed, as CycloneDX

@@ -64,13 +64,16 @@ def resources(file: Path) -> set[Path]:
     names = {n.value for n in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
              if isinstance(n, ast.Constant) and isinstance(n.value, str) and n.value.strip("./")}  # fmt: skip
     beside = {p.name: p for p in file.parent.iterdir() if p.suffix != ".py" and p.name != "__pycache__"}
-    return {
+    found = {
         path
         for name, path in beside.items()
         if name in names
         and not (path / "__init__.py").exists()
         and not list(path.glob("*.py") if path.is_dir() else [])
     }
+    # `templates.environment("derm_t2im.report")` reads the folder `templates` of that package.
+    pages = (SOURCE.joinpath(*name.split(".")[1:], "templates") for name in names if name.startswith("derm_t2im."))
+    return found | {folder for folder in pages if folder.is_dir()}
 
 
 def closure(file: Path) -> set[Path]:
