@@ -8,6 +8,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 setup: $(VENV)/.ready ## make .venv with everything in requirements.lock
+	@sh scripts/mongod.sh $(VENV)
 
 $(VENV)/.ready: requirements.lock pyproject.toml scripts/setup.sh
 	PYTHON=$(PYTHON) sh scripts/setup.sh $(VENV)

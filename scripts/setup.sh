@@ -16,13 +16,5 @@ uv="$bin/python -m uv"
 $uv pip sync --quiet --compile-bytecode requirements.lock
 $uv pip install --quiet --no-deps --no-build-isolation --editable .
 # pip sync removes what the lock does not name, uv included: nothing here needs it any more.
-# FiftyOne's own package fetches mongod from the network while it installs and may come without.
-# The overlay brings the program inside its wheel (Linux on x86-64).
-bundled=$("$bin/python" -c 'import importlib.util as u, pathlib as p
-print(p.Path(u.find_spec("fiftyone").origin).parent / "db" / "bin" / "mongod")')
-if [ ! -x "$bundled" ] && [ -z "${FIFTYONE_DATABASE_URI:-}" ] && ! command -v mongod >/dev/null 2>&1; then
-    "$bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-        -r requirements-mongod.lock ||
-        echo "mongod could not be installed; curation needs it (see: derm-t2im doctor)." >&2
-fi
+sh "$(dirname "$0")/mongod.sh" "$VIRTUAL_ENV"
 echo "Ready: $VIRTUAL_ENV"

@@ -166,7 +166,9 @@ def test_tags_are_pulled_while_the_app_is_open_and_taken_when_it_closes(app):
     assert (one.decision, one.reason, one.sha256) == ("discard", "looks like a stamp", found["sha256"][0])
 
     assert run(app.folder, "review", "add", first, "keep", "--reviewer", "bob")[0] == 0
-    for again in (("review", "pull", "--reviewer", "ann"), ("review", "status")):
+    code, said = run(app.folder, "review", "pull", "--reviewer", "bob")
+    assert code == 1 and "is ann's, not bob's" in said
+    for again in (("review", "pull"), ("review", "status")):
         code, said = run(app.folder, *again)
         assert code == 0
         assert f"Reviewers differ on {first}, so neither is obeyed: ann discard (looks like a stamp); bob keep" in said

@@ -94,7 +94,9 @@ def _claim(port: int) -> Any:
 
 
 @contextmanager
-def serve(root: Path, port: int | None = None, address: str = "127.0.0.1", rev: str = "HEAD") -> Iterator[Room]:
+def serve(
+    root: Path, port: int | None = None, address: str = "127.0.0.1", rev: str = "HEAD", reviewer: str = ""
+) -> Iterator[Room]:
     """Open the App on the curated set below ``root``; closed, and its database removed, on leaving.
 
     Args:
@@ -102,6 +104,7 @@ def serve(root: Path, port: int | None = None, address: str = "127.0.0.1", rev: 
         port: Of the App; None takes a free one.
         address: Of the App.
         rev: The revision that ``root`` is of; sets of earlier commits are looked for from there.
+        reviewer: Whose the decisions are that are made in it.
 
     Raises:
         UserError: if there is no curated set, an image of it is missing, the port is taken, or
@@ -130,7 +133,7 @@ def serve(root: Path, port: int | None = None, address: str = "127.0.0.1", rev: 
         stack.callback(sessions.withdraw)
         host = f"[{address}]" if ":" in address else address
         url = f"http://{'127.0.0.1' if address == '0.0.0.0' else host}:{port}/"
-        yield Room(url, len(synthetic) + len(real), note, sessions.announce(dataset.name), [])
+        yield Room(url, len(synthetic) + len(real), note, sessions.announce(dataset.name, reviewer), [])
 
 
 def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:

@@ -24,7 +24,9 @@ Reviewer = Annotated[str, typer.Option(help="Who decides; default: user.name of 
 
 def _reviewer(name: str) -> str:
     if name:
-        return name
+        if not name.strip() or not name.isprintable() or set(name) & set('",;'):
+            raise UserError(f"--reviewer {name!r}: use a name of letters, digits, spaces and simple signs.")
+        return name.strip()
     try:
         said = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10, check=False)
         name = said.stdout.strip()
@@ -57,7 +59,7 @@ def browse(
     root = revision.checkout(rev) if rev else Path.cwd()
     name = _reviewer(reviewer)
     say("Opening the FiftyOne App ...")
-    with room.serve(root, port, address, rev or "HEAD") as opened:
+    with room.serve(root, port, address, rev or "HEAD", name) as opened:
         say(f"{opened.images} images at {opened.url} (saved views: top left; tick images to decide). Ctrl-C ends.")
         if opened.note:
             say(opened.note)
@@ -103,14 +105,16 @@ def _say_conflicts() -> None:
 
 
 @review_app.command("pull")
-def pull(reviewer: Reviewer = "") -> None:
+def pull(
+    reviewer: Annotated[str, typer.Option(help="Whose decisions; default, and checked: who opened the App.")] = "",
+) -> None:
     """Write the tags of an App that is open now to data/review/decisions.csv."""
     from derm_t2im.curation import sessions
 
-    name = _reviewer(reviewer)
-    changed, both, seen = sessions.pull(name, paths.REVIEW_DECISIONS)
+    changed, both, names = sessions.pull(reviewer, paths.REVIEW_DECISIONS)
     _say_both(both)
-    say(f"{seen} open App(s): {changed} decisions of {name} new or changed, {paths.REVIEW_DECISIONS}")
+    whose = ", ".join(dict.fromkeys(names))
+    say(f"{len(names)} open App(s): {changed} decisions of {whose} new or changed, {paths.REVIEW_DECISIONS}")
     _say_conflicts()
 
 

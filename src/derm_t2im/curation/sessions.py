@@ -22,10 +22,10 @@ _PATIENCE = 3000  # ms to wait for a server: all of them are near
 Tagged = tuple[str, str | None, list[str]]
 
 
-def announce(dataset: str) -> dict[str, str]:
-    """Leave the note of the App of this process; returns its content."""
+def announce(dataset: str, reviewer: str) -> dict[str, str]:
+    """Leave the note of the App of this process, and who decides in it; returns its content."""
     own = database.connect()
-    about = {"uri": own.uri, "database": own.name, "dataset": dataset}
+    about = {"uri": own.uri, "database": own.name, "dataset": dataset, "reviewer": reviewer}
     write_atomic(own.folder / SESSION, json.dumps(about))
     return about
 
@@ -71,23 +71,35 @@ def take(tagged: list[Tagged], reviewer: str, table: Path) -> tuple[int, list[st
     return (review.add(table, found) if found else 0), both
 
 
-def pull(reviewer: str, table: Path) -> tuple[int, list[str], int]:
-    """Write the tags of all Apps that are open in this project to the table of decisions.
+def pull(reviewer: str, table: Path) -> tuple[int, list[str], list[str]]:
+    """Write the tags of all Apps that are open in this project to the table of decisions, each as its own reviewer's.
+
+    Args:
+        reviewer: Whose they should be; empty: whoever opened the App.
+        table: The table of decisions.
 
     Returns:
-        How many decisions are new or changed, the images tagged both ways, and the number of Apps.
+        How many decisions are new or changed, the images tagged both ways, and the reviewer of each App.
 
     Raises:
-        UserError: if no App is open.
+        UserError: if no App is open, or one of them is another reviewer's.
     """
-    tagged: list[Tagged] = []
-    seen = 0
+    found: list[tuple[str, list[Tagged]]] = []
     for file in sorted((STATE / "fiftyone").glob(f"*/{SESSION}")):
         try:
-            tagged += tags(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, LookupError):
+            about = json.loads(file.read_text(encoding="utf-8"))
+            found.append((about["reviewer"], tags(about)))
+        except (OSError, ValueError, KeyError, LookupError):
             continue  # the App was closed, or killed, meanwhile
-        seen += 1
-    if not seen:
+    if not found:
         raise UserError("No App is open in this project: run `derm-t2im browse`, decide, then pull.")
-    return *take(tagged, reviewer, table), seen
+    if others := sorted({name for name, _ in found if reviewer and name != reviewer}):
+        raise UserError(
+            f"What is tagged in the open App is {', '.join(others)}'s, not {reviewer}'s: pull without --reviewer. For "
+            f"decisions of {reviewer} close it and run `derm-t2im browse --reviewer {reviewer}`."
+        )
+    changed, both = 0, list[str]()
+    for name, tagged in found:
+        new, conflicting = take(tagged, name, table)
+        changed, both = changed + new, both + conflicting
+    return changed, both, [name for name, _ in found]

@@ -46,7 +46,8 @@ def read_square(table: pd.DataFrame, size: int = 0) -> tuple[list[np.ndarray], d
         size: Side in pixels; 0: the smallest side of all of them.
 
     Raises:
-        UserError: where a file is missing, unreadable or not the one that the manifest speaks of.
+        UserError: where a file is missing, unreadable or not the one that the manifest speaks of, or
+            ``size`` would enlarge images more than twofold.
     """
     from derm_t2im.imaging.io import ImageError, read_rgb, square
 
@@ -60,7 +61,13 @@ def read_square(table: pd.DataFrame, size: int = 0) -> tuple[list[np.ndarray], d
         if isinstance(row.sha256, str) and row.sha256 and state.hash_file(path) != row.sha256:
             raise UserError(f"{path} has changed since its manifest was written: run `dvc checkout` or `dvc repro`.")
         images.append(rgb)
-    size = size or min(min(rgb.shape[:2]) for rgb in images)
+    smallest = min(min(rgb.shape[:2]) for rgb in images)
+    if size > 2 * smallest:
+        raise UserError(
+            f"--size {size} is more than twice the {smallest} px of the smallest image: files would grow and show "
+            "nothing new. The page enlarges images for reading anyway."
+        )
+    size = size or smallest
     resized = {kind: 0 for kind in ("real", "synthetic")}
     for rgb, kind in zip(images, table["kind"], strict=True):
         resized[str(kind)] += min(rgb.shape[:2]) != size
