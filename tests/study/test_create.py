@@ -154,7 +154,7 @@ BAD = {
     "few": (("--images", "2"), "give at least 4"),
     "many": (("--images", "100"), r"the test split \(one per lesion\) can give 16 images of benign, 26 are needed"),
     "repeats": (("--images", "4", "--repeats", "5"), "only 4 images"),
-    "enlarged": (("--images", "8", "--practice", "0", "--size", "2048"), "more than twice the"),
+    "enlarged": (("--images", "8", "--repeats", "0", "--practice", "0", "--size", "2048"), "more than twice the"),
 }
 
 

@@ -18,7 +18,7 @@ class Validate(Section):
     min_class_share: float = Field(0.02, ge=0, le=1)
     min_sharpness: float = Field(0.05, ge=0, le=1)
     min_images_per_class: int = Field(20, ge=1)
-    max_kid_over_floor: float = Field(20.0, gt=0)
+    max_kid_over_floor: float = Field(40.0, gt=0)
     max_copy_rate: float = Field(0.05, ge=0, le=1)
     min_planted_recall: float = Field(0.9, ge=0, le=1)
     max_label_disagreement: float = Field(0.5, ge=0, le=1)
