@@ -74,7 +74,7 @@ def test_the_first_reason_in_the_order_of_the_table_counts():
 
 def test_the_explanation_names_what_was_measured_and_what_is_allowed():
     assert judge(BAD["copy"]).explanation[0] == (
-        "It repeats the real training image real-7, maybe turned or cropped: only 1.00% of held-out real images "
+        "Suspected copy of the real training image real-7, maybe turned or cropped: only 1.00% of held-out real images "
         "stand so much nearer to one than to the next ones."
     )
     assert judge(BAD["unmeasured"]).explanation[0] == "Not measured: fine_detail."

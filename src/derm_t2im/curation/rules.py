@@ -34,7 +34,7 @@ REASONS: dict[str, str] = {
     "hair": "hair covers more of it than of real images as preprocessed",
     "blur": "it has less fine detail than its pool, given how much real images vary",
     "off_manifold": "it is farther from every real training image than held-out real images are",
-    "copy": "it repeats a real training image",
+    "copy": "it may repeat a real training image",
     "label_disagreement": "the probe does not see the label that the prompt asked for",
     "low_uniqueness": "too many others look like it",
     "near_duplicate": "another image that stays looks the same",
@@ -201,7 +201,7 @@ def _explain(reason: str, row: pd.Series, bounds: Limits) -> str:
         )
     if reason == "copy":
         return (
-            f"It repeats the real training image {row['copy_of']}, maybe turned or cropped: only "
+            f"Suspected copy of the real training image {row['copy_of']}, maybe turned or cropped: only "
             f"{bounds.close_share:.2%} of held-out real images stand so much nearer to one than to the next ones."
         )
     if reason == "label_disagreement":
