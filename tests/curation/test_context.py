@@ -40,6 +40,16 @@ def test_neighbours_are_training_images_nearest_first(tmp_path):
     assert found == {"s0": [("r0", 1), ("r1", 9)], "s1": [("r0", 4), ("r1", 6)], "s2": [("r1", 1), ("r0", 11)]}
 
 
+def test_what_it_may_be_a_copy_of_comes_first(tmp_path):
+    store(tmp_path, [1, 4, 11], [0, 10, 11])
+    synthetic, real = tables()
+    found = context.nearest_real(synthetic.assign(copy_of=["r1", None, "r2"]), real, tmp_path)
+    # r2 is no training image, so nothing can be a copy of it
+    assert (
+        found["s0"] == [("r1", 9), ("r0", 1)] and found["s1"] == [("r0", 4), ("r1", 6)] and found["s2"][0] == ("r1", 1)
+    )
+
+
 @pytest.mark.parametrize("moved", [None, [2, 4, 11]])
 def test_without_the_features_of_the_curation_it_is_the_one_of_the_manifest(tmp_path, moved):
     if moved:

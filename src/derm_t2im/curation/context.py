@@ -36,7 +36,7 @@ def nearest_real(
         k: Most neighbours.
 
     Returns:
-        (id, distance) by image id, nearest first.
+        (id, distance) by image id, nearest first; before them the image that it may be a copy of.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -54,10 +54,18 @@ def nearest_real(
     distance, at = NearestNeighbors(n_neighbors=min(k, len(train))).fit(points).kneighbors(queries)
     if not np.allclose(distance[:, 0], stored, rtol=1e-4, atol=1e-6):
         return one
-    return {
+    found = {
         name: [(train[j], float(d)) for j, d in zip(row, apart, strict=True)]
         for name, row, apart in zip(ids, at, distance, strict=True)
     }
+    place = {name: i for i, name in enumerate(train)}
+    suspected = synthetic["copy_of"].tolist() if "copy_of" in synthetic else [None] * len(ids)
+    for name, query, original in zip(ids, queries, suspected, strict=True):
+        if original in place:
+            others = [pair for pair in found[name] if pair[0] != original]
+            apart = float(np.linalg.norm(query - points[place[original]]))
+            found[name] = [(original, apart), *others][:k]
+    return found
 
 
 def earlier(synthetic: pd.DataFrame, repository: Path, rev: str = "HEAD") -> tuple[str, set[str]]:

@@ -349,10 +349,17 @@ def _colours(name: str, colours: dict[str, str], path: str | None = None) -> dic
 
 
 def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:
-    """Ids of the ``n`` synthetic images nearest to a real one, each group followed by its real image."""
-    near = synthetic.sort_values(["nearest_real_distance", "image_id"]).head(n)
+    """Ids of ``n`` synthetic images, each group followed by its real image.
+
+    First those suspected to be copies, before what they may repeat, then those nearest to a real image.
+    """
+    pairs = synthetic.assign(beside=synthetic["nearest_real_id"], suspected=False)
+    if "copy_of" in synthetic:
+        known = synthetic["copy_of"].notna()
+        pairs = pairs.assign(beside=synthetic["copy_of"].where(known, pairs["beside"]), suspected=known)
+    near = pairs.sort_values(["suspected", "nearest_real_distance", "image_id"], ascending=[False, True, True]).head(n)
     groups: dict[str, list[str]] = {}
-    for name, real in zip(near["image_id"], near["nearest_real_id"], strict=True):
+    for name, real in zip(near["image_id"], near["beside"], strict=True):
         groups.setdefault(real, []).append(name)
     return [name for real, names in groups.items() for name in (*names, real)]
 
@@ -370,7 +377,7 @@ def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, s
         if (synthetic["reason"] == reason).any():
             view = ours.match(of("reason") == reason)
             save(f"rejected: {reason.replace('_', ' ')}", view, f"Rejected: {meaning}", "#c0392b")
-    about = "Synthetic images before the real training image that they are nearest to, closest first"
+    about = "Suspected copies, then the nearest ones, each before its real training image"
     save("near copies", dataset.select([ids[name] for name in near_copies(synthetic)], ordered=True), about)
     view = ours.match(of("probe.label") != of("label.label")).sort_by("label_probability")
     save("label disagreement", view, "The probe sees another label than the prompt asked for, worst first")
