@@ -1,4 +1,7 @@
-"""docs/parameters.md, made from params.yaml, its schema and dvc.yaml: `python -m tests.reference` writes it anew."""
+"""docs/parameters.md and the drawing in docs/architecture.md, made from params.yaml, its schema and dvc.yaml.
+
+`python -m tests.reference` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from derm_t2im.params.schema import Params
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "parameters.md"
+DRAWING = ROOT / "docs" / "architecture.md"
+MARKS = ("<!-- stages: made by python -m tests.reference -->\n", "<!-- end of stages -->\n")
 HEAD = """# Parameters
 
 All of `params.yaml`, with the default, what is allowed, and what it is. Made from the file, its schema and `dvc.yaml`
@@ -75,6 +80,27 @@ def after(names: list[str]) -> list[str]:
                 reached.add(stage)
                 waiting.append(stage)
     return [name for name in stages if name in reached and name not in names]
+
+
+def drawing() -> str:
+    """The stages as a Mermaid graph: an arrow where one reads what another writes, unless a longer way says so too."""
+    names = list(_stages())
+    reach = {name: set(after([name])) for name in names}
+    lines = ["flowchart TD"]
+    for name in names:
+        direct = [other for other in names if other in reach[name]]
+        lines += [
+            f"    {name} --> {other}"
+            for other in direct
+            if not any(other in reach[between] for between in direct if between != other)
+        ]
+    return "\n".join(["```mermaid", *lines, "```"]) + "\n"
+
+
+def drawn(text: str) -> str:
+    """The text of the page with the drawing anew."""
+    start, end = (text.index(mark) for mark in MARKS)
+    return text[: start + len(MARKS[0])] + drawing() + text[end:]
 
 
 def _allowed(annotation: Any, metadata: list[Any]) -> str:
@@ -162,4 +188,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    DRAWING.write_text(drawn(DRAWING.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)} and the drawing in {DRAWING.relative_to(ROOT)}")

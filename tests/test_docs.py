@@ -123,6 +123,11 @@ def test_the_reference_of_parameters_is_of_these_parameters() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run python -m tests.reference"
 
 
+def test_the_drawing_is_of_these_stages() -> None:
+    text = reference.DRAWING.read_text(encoding="utf-8")
+    assert text == reference.drawn(text), "run python -m tests.reference"
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     reached: set[Path] = set()
     waiting = [ROOT / "README.md"]
