@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -128,6 +129,8 @@ class World:
         return subprocess.Popen(
             self.command(*words), cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            # A shell starts what it puts in the background deaf to Ctrl-C, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def experiments(self) -> set[str]:
