@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,20 @@ def _within(path: str, written: set[str]) -> bool:
 
 
 def _differs(dep: Mapping[str, Any], root: Path) -> bool:
-    """Whether a source file is not the recorded one; data, which may be absent, never differ."""
+    """Whether a source file or folder is not the recorded one; data, which may be absent, never differ."""
     path = root / dep["path"]
     if not dep["path"].startswith("src/"):
         return False
-    return not path.is_file() or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != dep.get("md5")
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        listed = [{"md5": _md5(file.read_bytes()), "relpath": file.relative_to(path).as_posix()} for file in files]
+        listed.sort(key=lambda one: one["relpath"])
+        return _md5(json.dumps(listed, sort_keys=True).encode()) + ".dir" != dep.get("md5")  # as DVC hashes folders
+    return not path.is_file() or _md5(path.read_bytes()) != dep.get("md5")
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _parameters(stage: Mapping[str, Any]) -> list[tuple[str, Any]]:
