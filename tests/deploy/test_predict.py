@@ -360,3 +360,18 @@ def test_files_are_read_no_further_ahead_than_two_batches(
         next(found)
         assert given <= done + 4 + 2 * 4 + 2
     found.close()
+
+
+def test_what_is_read_and_what_is_no_file_is_never_replaced(folder: Path, model_file: Path, tmp_path: Path) -> None:
+    image = next(path for path in sorted(folder.iterdir()) if path.suffix == ".png")
+    kept = image.read_bytes()
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    for target, said in ((image, "among what is read"), (model_file, "among what is read"), (pipe, "no regular file")):
+        done = run(folder, "--model", model_file, "--out", target, "--format", "csv")
+        assert done.exit_code == 1 and said in str(done.exception)
+    assert image.read_bytes() == kept and pipe.is_fifo() and Predictor(model_file, "cpu").classes
+    link, real = tmp_path / "link.csv", tmp_path / "real.csv"
+    link.symlink_to(real)
+    run(folder, "--model", model_file, "--out", link)
+    assert link.is_symlink() and real.read_text(encoding="utf-8").startswith("path,")

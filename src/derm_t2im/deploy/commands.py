@@ -65,13 +65,17 @@ def predict(
     predictor = Predictor(chosen, device, allow_cpu, engine_cache=engine_cache)  # type: ignore[arg-type]
     card = predictor.card
     tag = card.weights_sha256[:16]
-    vectors = Embeddings(embeddings, tag, card.classes, card.columns) if embeddings else None
+    vectors = Embeddings(Path(os.path.realpath(embeddings)), tag, card.classes, card.columns) if embeddings else None
     if vectors and not predictor.embeds:
         raise UserError(f"{chosen} has no output `embedding`: export it again with it (stage export).")
     places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
     files = find_images(places)
     if not files:
         raise UserError(f"no image files below {', '.join(images)}.")
+    inputs = {Path(os.path.realpath(path)) for path in (*files, chosen)}  # a circle of links is an input, too
+    out = _target("--out", out, inputs) if out else None
+    if embeddings:  # its writer is open already, and has written nothing
+        _target("--embeddings", embeddings, inputs)
     usable = vectors.start(resume, measure) if vectors else None
     rows = Rows(out, wanted, tag) if out else None
     if rows and rows.journal.is_file() and not resume:
@@ -116,6 +120,20 @@ def predict(
     say(f"{len(files) - failed} of {len(files)} images predicted{before} with {with_what}{where}. {card.intended_use}")
     if failed:
         raise typer.Exit(1 if failed == len(files) else SOME_FAILED)
+
+
+def _target(option: str, path: Path, inputs: set[Path]) -> Path:
+    """Where a table may be written: results take the place of a file whole, so only of one that is no input.
+
+    Raises:
+        UserError: for an input, a device, a pipe or a folder, none of which may be replaced.
+    """
+    real = Path(os.path.realpath(path))  # through links: the file that they name is meant
+    if real in inputs:
+        raise UserError(f"{option} {path} is among what is read: name another file.")
+    if real.exists() and not real.is_file():
+        raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
+    return real
 
 
 @contextmanager
