@@ -37,6 +37,8 @@ def test_terms_are_counted_per_source_and_warned_of() -> None:
     found = licences.terms(table, "this set")
     assert [(one.source, one.images) for one in found.sources] == [("a", 2), ("b", 1), ("c", 1)]
     assert found.hub == "other"
+    assert found.counts == {"CC BY-NC 4.0": 1, "CC-BY": 2, "unknown": 1}
+    assert found.together == "CC BY-NC 4.0 AND CC-BY AND unknown"
     assert "Non-commercial" in found.warnings[0] and "b (CC BY-NC 4.0)" in found.warnings[0]
     assert "1 of 4 images" in found.warnings[1]
 

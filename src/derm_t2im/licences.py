@@ -51,6 +51,19 @@ class Terms:
     hub: str
     warnings: list[str]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by licence, in order of its name; ``unknown`` for those of which none is stated."""
+        found = Counter[str]()
+        for one in self.sources:
+            found[one.licence or "unknown"] += one.images
+        return dict(sorted(found.items()))
+
+    @property
+    def together(self) -> str:
+        """All of them in one word: they all apply, so several are joined with AND."""
+        return " AND ".join(self.counts) or "unknown"
+
 
 def hub_id(licence: str) -> str:
     """The Hugging Face identifier of a licence, ``other`` for one that it does not know, ``unknown`` for none."""

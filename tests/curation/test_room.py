@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from derm_t2im.curation import database, room, sessions
+from derm_t2im.curation.context import near_copies
 from derm_t2im.curation.review import Decision
 from derm_t2im.errors import UserError
 
@@ -55,10 +56,10 @@ def tables(n: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_near_copies_stand_before_their_real_image():
     synthetic = tables()[0]
-    assert room.near_copies(synthetic, 5) == ["s0", "s1", "s2", "r0", "s3", "s4", "r1"]
+    assert near_copies(synthetic, 5) == ["s0", "s1", "s2", "r0", "s3", "s4", "r1"]
     suspected = synthetic.assign(copy_of=[None] * (len(synthetic) - 1) + ["r9"])
     last = synthetic["image_id"].iloc[-1]
-    assert room.near_copies(suspected, 2) == [last, "r9", "s0", "r0"]
+    assert near_copies(suspected, 2) == [last, "r9", "s0", "r0"]
 
 
 def test_tags_become_decisions_and_contradictions_are_set_apart():

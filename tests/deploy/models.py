@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
 from derm_t2im import networks
+from derm_t2im.deploy import card as cards
 from derm_t2im.deploy.card import Card
 from derm_t2im.networks import Network
 from derm_t2im.sources import phantom
@@ -73,3 +75,15 @@ def rename(model: Any, old: str, new: str) -> None:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = new if name == old else name
+
+
+def sealed(content: bytes, **changes: Any) -> bytes:
+    """The file with other entries in its card, and a digest that fits: as an export of its own."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    entries = {entry.key: entry for entry in model.metadata_props}
+    for name, value in changes.items():
+        entries[f"{cards.PREFIX}{name}"].value = json.dumps(value)
+    entries[cards.DIGEST_KEY].value = json.dumps(cards.digest(model.SerializeToString()))
+    return bytes(model.SerializeToString())

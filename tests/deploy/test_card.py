@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derm_t2im.deploy import card as cards
-from derm_t2im.deploy.card import Card, check_untampered, digest, licence_of, read_card
+from derm_t2im.deploy.card import Card, check_untampered, digest, read_card
 from derm_t2im.errors import UserError
 from tests.deploy import models
 
@@ -94,19 +94,3 @@ def test_an_older_format_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"format 1, this program reads 2: export it again") as error:
         Card.from_metadata(old)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("licences", "name", "warning"),
-    [
-        ({"CC0-1.0": 3}, "CC0-1.0", ""),
-        ({"CC-BY": 2, "CC0-1.0": 3}, "CC-BY AND CC0-1.0", ""),
-        ({"CC BY-NC 4.0": 7, "CC-0": 1}, "CC BY-NC 4.0 AND CC-0", "7 of the training images (CC BY-NC 4.0)"),
-        ({"unknown": 4}, "unknown", "The licence of 4 training images is not known."),
-        ({}, "unknown", "not known"),
-    ],
-)
-def test_licences_add_up(licences: dict[str, int], name: str, warning: str) -> None:
-    found, said = licence_of(licences)
-    assert found == name
-    assert warning in said and bool(said) == bool(warning)

@@ -85,7 +85,7 @@ def test_stdout_is_data_only(folder: Path, model_file: Path) -> None:
     assert done.exit_code == 3
     header, first, second = done.stdout.splitlines()
     assert header == "path,label,p_benign,p_malignant,above_threshold,error,detail,model"
-    assert first.split(",")[-3:] == ["", "", "0" * 16]
+    assert first.split(",")[-3:] == ["", "", Predictor(model_file, "cpu").card.sha256[:16]]
     assert "missing_file" in second
 
 
@@ -285,10 +285,10 @@ def test_nothing_is_gone_on_from_that_does_not_fit(folder: Path, exported: bytes
     model.write_bytes(exported)
     assert "give --out" in str(run(folder, "--model", model, "--resume").exception)
     out.write_text("path,other\na,b\n")
-    assert "no rows of" in str(run(folder, "--model", model, "--out", out, "--resume").exception)
+    assert "no whole table of" in str(run(folder, "--model", model, "--out", out, "--resume").exception)
     assert out.read_text() == "path,other\na,b\n"
     assert run(folder, "--model", model, "--out", out).exit_code == 3
-    out.write_text(out.read_text().replace("0" * 16, "1" * 16))
+    out.write_text(out.read_text().replace(Predictor(model, "cpu").card.sha256[:16], "1" * 16))
     assert "of another model" in str(run(folder, "--model", model, "--out", out, "--resume").exception)
 
 
@@ -375,3 +375,28 @@ def test_what_is_read_and_what_is_no_file_is_never_replaced(folder: Path, model_
     link.symlink_to(real)
     run(folder, "--model", model_file, "--out", link)
     assert link.is_symlink() and real.read_text(encoding="utf-8").startswith("path,")
+
+
+def test_rows_of_another_precision_or_with_other_columns_are_not_gone_on_from(
+    folder: Path, model_file: Path, exported: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+    run(folder, "--model", model_file, "--out", out)
+    other = tmp_path / "int8.onnx"
+    other.write_bytes(models.sealed(exported, precision="int8"))
+    assert "of another model" in str(run(folder, "--model", other, "--out", out, "--resume").exception)
+    written = out.read_text(encoding="utf-8")
+    for text in ("patient,notes\n", written.replace("p_", "q_", 1), "garbage\n"):
+        out.write_text(text, encoding="utf-8")
+        done = run(folder, "--model", model_file, "--out", out, "--resume")
+        assert "no whole table" in str(done.exception) and out.read_text(encoding="utf-8") == text
+
+
+def test_odd_arguments_are_one_clear_line(folder: Path, model_file: Path, tmp_path: Path) -> None:
+    assert "is empty" in str(run("", "--model", model_file).exception)
+    blocked = next(path for path in folder.iterdir() if path.is_file()) / "out.csv"
+    assert "cannot be written there" in str(run(folder, "--model", model_file, "--out", blocked).exception)
+    done = run("-", "--model", model_file, "--out", tmp_path / "o.jsonl", stdin=b"x" * 5000 + b"\n")
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    (row,) = rows_of(tmp_path / "o.jsonl")
+    assert row["error"] in ("unreadable", "missing_file")

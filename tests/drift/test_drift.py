@@ -153,6 +153,12 @@ def test_sets_that_cannot_be_compared(tmp_path: Path) -> None:
     assert "neither embeddings nor scores" in complaint(good, nothing)
 
 
+def test_another_models_threshold_is_not_taken(tmp_path: Path, model_file: Path) -> None:
+    both = [write(tmp_path / f"{name}.parquet", table(seed)) for seed, name in enumerate(("ref", "new"))]
+    assert "whose threshold would be taken" in complaint(*both, "--model", model_file)
+    assert run(*both, "--model", model_file, "--threshold", "0.4").exit_code == 0
+
+
 def test_folders_are_looked_at_with_the_model(tmp_path: Path, model_file: Path) -> None:
     for name, clinic in (("a", phantom.CLINIC_A), ("b", phantom.CLINIC_B)):
         for i in range(60):

@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from derm_t2im.audit.probes import EVEN, FEW
-from derm_t2im.report.words import count, is_number, number
+from derm_t2im.report.words import MEASURES, count, is_number, number
 
 Tone = Literal["bad", "notice", ""]
 
-MEASURE_NAMES = {
-    "hair_fraction": "hair, share",
-    "ruler": "ruler",
-    "ink": "ink",
-    "gel_bubble": "gel bubbles",
-    "dark_corner": "dark corners",
-    "sharpness": "sharpness",
-    "exposure": "exposure",
-    "colour_cast": "colour cast, °",
-    "ita": "skin tone (ITA), °",
-    "side": "shorter side, px",
-}
+MEASURE_NAMES = {**MEASURES, "hair_fraction": "hair, share", "side": "shorter side, px"}
 PROBE_NAMES = {"colour": "colour alone", "border": "border alone"}
 GIVEN_AWAY = {"differs much": "gives the class away", "differs": "tells something"}
 MANY = 0.5  # share of images that look like another, from which a class is short of diversity

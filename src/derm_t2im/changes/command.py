@@ -62,9 +62,9 @@ def diff(
 
 
 def _is_checked_out(commit: str) -> bool:
-    from derm_t2im.changes import snapshot
+    from derm_t2im.git import commit_of
 
-    return snapshot.resolve("HEAD") == commit
+    return commit_of("HEAD") == commit
 
 
 def _addresses(base: str, *both: object) -> tuple[str, str] | None:

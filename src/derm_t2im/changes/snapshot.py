@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import yaml
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
+from derm_t2im.git import commit_of
 
 WORKSPACE = "workspace"
 PIPELINE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
@@ -81,7 +81,7 @@ def read(rev: str | None, root: Path = Path()) -> Snapshot:
     Raises:
         UserError: if there is no such revision, or a file of it cannot be read.
     """
-    commit = resolve(rev, root) if rev is not None else ""
+    commit = commit_of(rev, root) if rev is not None else ""
     name = rev or WORKSPACE
     tree = _Tree(root, commit)
     metrics = {}
@@ -102,27 +102,6 @@ def read(rev: str | None, root: Path = Path()) -> Snapshot:
         tree.read(last) if last else None,
         last or "",
     )
-
-
-def resolve(rev: str, root: Path = Path()) -> str:
-    """The commit that ``rev`` names.
-
-    Raises:
-        UserError: if Git knows none.
-    """
-    done = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = done.stdout.strip()
-    if done.returncode or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
-        raise UserError(
-            f"Git knows no revision {rev!r} here: fetch it first (`git fetch origin`; in a shallow clone "
-            "`git fetch --unshallow`)."
-        )
-    return commit
 
 
 def _git(root: Path, *arguments: str) -> bytes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NEIGHBOURS = 5
+SHOWN_PAIRS = 60  # near copies beside their real neighbour: that many looks are a person's patience
 _LOOK_BACK = 10  # different curated sets that are looked into
 _OUT = re.compile(rf"path: {re.escape(paths.CURATED.as_posix())}\n(?:\s+\w+: [^\n]*\n)*?\s+md5: ([0-9a-f]+)")
 
@@ -66,6 +67,22 @@ def nearest_real(
             apart = float(np.linalg.norm(query - points[place[original]]))
             found[name] = [(original, apart), *others][:k]
     return found
+
+
+def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:
+    """Ids of ``n`` synthetic images, each group followed by its real image.
+
+    First those suspected to be copies, before what they may repeat, then those nearest to a real image.
+    """
+    pairs = synthetic.assign(beside=synthetic["nearest_real_id"], suspected=False)
+    if "copy_of" in synthetic:
+        known = synthetic["copy_of"].notna()
+        pairs = pairs.assign(beside=synthetic["copy_of"].where(known, pairs["beside"]), suspected=known)
+    near = pairs.sort_values(["suspected", "nearest_real_distance", "image_id"], ascending=[False, True, True]).head(n)
+    groups: dict[str, list[str]] = {}
+    for name, real in zip(near["image_id"], near["beside"], strict=True):
+        groups.setdefault(real, []).append(name)
+    return [name for real, names in groups.items() for name in (*names, real)]
 
 
 def earlier(synthetic: pd.DataFrame, repository: Path, rev: str = "HEAD") -> tuple[str, set[str]]:

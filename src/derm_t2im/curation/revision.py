@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
+from derm_t2im.git import commit_of
 from derm_t2im.state import STATE, move_into_place
 
 #: What a room needs: the decisions, and the images that they are about.
@@ -21,7 +20,7 @@ def checkout(rev: str, root: Path = Path()) -> Path:
     Raises:
         UserError: if there is no such revision, or its data are neither in the cache nor in a remote.
     """
-    commit = _commit(rev, root)
+    commit = commit_of(rev, root)
     target = (root / STATE / "revisions" / commit).resolve()
     if target.is_dir():
         return target
@@ -41,19 +40,6 @@ def checkout(rev: str, root: Path = Path()) -> Path:
         raise
     move_into_place(partial, target)
     return target
-
-
-def _commit(rev: str, root: Path) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = done.stdout.strip()
-    if done.returncode or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
-        raise UserError(f"--rev {rev}: Git knows no such revision.")
-    return commit
 
 
 def _fetch(commit: str, root: Path, target: Path) -> None:

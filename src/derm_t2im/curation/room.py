@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from derm_t2im.curation import review
+from derm_t2im.curation.context import near_copies
 from derm_t2im.curation.database import fiftyone
 from derm_t2im.curation.rules import KEPT, REASONS, REJECTED
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 BRAIN_KEY = "map"
 SAID = rf"^\s*({review.KEEP}|{review.DISCARD})\s*(:|$)"  # a tag that is a person's word
-SHOWN_PAIRS = 60  # near copies beside their real neighbour: that many looks are a person's patience
 
 #: Manifest columns by group of the sidebar. A column that no row fills is left out.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -346,22 +346,6 @@ def _colours(name: str, colours: dict[str, str], path: str | None = None) -> dic
         "colorByAttribute": name.rpartition(".")[2] if "." in name else None,
         "valueColors": [{"value": value, "color": colour} for value, colour in colours.items()],
     }
-
-
-def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:
-    """Ids of ``n`` synthetic images, each group followed by its real image.
-
-    First those suspected to be copies, before what they may repeat, then those nearest to a real image.
-    """
-    pairs = synthetic.assign(beside=synthetic["nearest_real_id"], suspected=False)
-    if "copy_of" in synthetic:
-        known = synthetic["copy_of"].notna()
-        pairs = pairs.assign(beside=synthetic["copy_of"].where(known, pairs["beside"]), suspected=known)
-    near = pairs.sort_values(["suspected", "nearest_real_distance", "image_id"], ascending=[False, True, True]).head(n)
-    groups: dict[str, list[str]] = {}
-    for name, real in zip(near["image_id"], near["beside"], strict=True):
-        groups.setdefault(real, []).append(name)
-    return [name for real, names in groups.items() for name in (*names, real)]
 
 
 def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, str], context: Context) -> None:

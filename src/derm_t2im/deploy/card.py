@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -238,24 +237,3 @@ def _entry(content: bytes, start: int, end: int) -> tuple[str, str]:
         return parts.get(1, b"").decode(), parts.get(2, b"").decode()
     except UnicodeDecodeError:
         raise UserError("its metadata is damaged: it is no text.") from None
-
-
-# --- licences ------------------------------------------------------------------------------------
-
-
-def licence_of(licences: Mapping[str, int]) -> tuple[str, str]:
-    """The licence of a network by those of its real training images, and a warning where there is cause.
-
-    All of them apply, so several are joined with AND; whether weights fall under them at all is for a lawyer.
-    """
-    if not licences:
-        return "unknown", "The licences of the training images are not known."
-    said = []
-    bound = [name for name in licences if re.search(r"\bNC\b|non.?commercial", name, re.IGNORECASE)]
-    unknown = [name for name in licences if name.strip().lower() in ("", "unknown", "other")]
-    if bound:
-        number = sum(licences[name] for name in bound)
-        said.append(f"{number} of the training images ({', '.join(sorted(bound))}) exclude commercial use.")
-    if unknown:
-        said.append(f"The licence of {sum(licences[name] for name in unknown)} training images is not known.")
-    return " AND ".join(sorted(licences)), " ".join(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,16 @@ def predict(
 
     Ends with 0 if every image was predicted, 3 if some were not (their rows say why), 1 if none was.
     """
-    from derm_t2im.deploy.predict import find_images, format_of, lines, listed, name_of, predict_files, record
+    from derm_t2im.deploy.predict import (
+        Prediction,
+        find_images,
+        format_of,
+        lines,
+        listed,
+        name_of,
+        predict_files,
+        record,
+    )
     from derm_t2im.deploy.results import COMMIT, Embeddings, Rows
     from derm_t2im.deploy.runtime import Predictor
     from derm_t2im.progress import say, track
@@ -64,10 +74,12 @@ def predict(
     chosen = model or default_model()
     predictor = Predictor(chosen, device, allow_cpu, engine_cache=engine_cache)  # type: ignore[arg-type]
     card = predictor.card
-    tag = card.weights_sha256[:16]
+    tag = card.sha256[:16]  # of the file: another precision decides otherwise
     vectors = Embeddings(Path(os.path.realpath(embeddings)), tag, card.classes, card.columns) if embeddings else None
     if vectors and not predictor.embeds:
         raise UserError(f"{chosen} has no output `embedding`: export it again with it (stage export).")
+    if "" in images:
+        raise UserError("one of the paths is empty: is a variable unset?")
     places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
     files = find_images(places)
     if not files:
@@ -77,7 +89,8 @@ def predict(
     if embeddings:  # its writer is open already, and has written nothing
         _target("--embeddings", embeddings, inputs)
     usable = vectors.start(resume, measure) if vectors else None
-    rows = Rows(out, wanted, tag) if out else None
+    columns = [*record(Prediction(Path(), None), card.classes, card.positive, None), "model"]
+    rows = Rows(out, wanted, tag, columns) if out else None
     if rows and rows.journal.is_file() and not resume:
         say(f"predict: the rows of an unfinished run for {out} are dropped; --resume would go on from them.")
     done = rows.start(resume, usable) if rows else set()
@@ -133,6 +146,12 @@ def _target(option: str, path: Path, inputs: set[Path]) -> Path:
         raise UserError(f"{option} {path} is among what is read: name another file.")
     if real.exists() and not real.is_file():
         raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=real.parent):
+            pass
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{option} {path} cannot be written there ({error.strerror}): name another place.") from None
     return real
 
 

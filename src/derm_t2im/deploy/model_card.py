@@ -9,14 +9,9 @@ from typing import Any
 
 import yaml
 
-from derm_t2im import templates
+from derm_t2im import licences, templates
 from derm_t2im.deploy.card import Card
 
-# Those of the Hub's identifiers that image collections use; any other is `other` with its name.
-_KNOWN = {
-    "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0",
-    "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "mit", "apache-2.0", "unknown",
-}  # fmt: skip
 _METRICS = {
     "auc": ("roc_auc", "AUC"),
     "accuracy": ("accuracy", "Accuracy"),
@@ -48,7 +43,7 @@ def file_name(precision: str) -> str:
 
 
 def _front(card: Card) -> dict[str, Any]:
-    licence = _hub_licence(card.licence)
+    licence = licences.hub_id(card.licence)
     results = [
         {
             "task": {"type": "image-classification"},
@@ -72,12 +67,6 @@ def _front(card: Card) -> dict[str, Any]:
     if results:
         front["model-index"] = [{"name": f"{card.architecture}-{card.training_mix}", "results": results}]
     return front
-
-
-def _hub_licence(name: str) -> str:
-    plain = re.sub(r"[ _-]+", "-", name.strip().lower()).replace("cc-0", "cc0")
-    plain = {"cc0": "cc0-1.0"}.get(plain, plain)
-    return plain if plain in _KNOWN else "other"
 
 
 def _interval(figures: Any, name: str, digits: int = 3) -> str:

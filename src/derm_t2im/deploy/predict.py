@@ -58,12 +58,19 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
         if not os.path.lexists(place) and glob.has_magic(str(place)):
             matches = sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor)))) or [place]
         for match in matches:
-            if match.is_dir():
+            if _is_folder(match):
                 inside = (p for p in match.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.is_dir())
                 found.update(dict.fromkeys(sorted(inside)))
             else:
                 found[match] = None
     return list(found)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file can have gets its own error, as one that is missing
+        return False
 
 
 def listed(text: bytes) -> list[Path]:

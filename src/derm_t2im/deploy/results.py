@@ -45,11 +45,12 @@ class Rows:
         out: File to write.
         form: Its format.
         model: What marks the model in every row; rows of another are not gone on from.
+        columns: Of every row, in order.
     """
 
-    def __init__(self, out: Path, form: Format, model: str) -> None:
+    def __init__(self, out: Path, form: Format, model: str, columns: list[str]) -> None:
         """Nothing is written yet."""
-        self.out, self._form, self._model = out, form, model
+        self.out, self._form, self._model, self._columns = out, form, model, columns
         self.journal = out.with_name(f".{out.name}.rows")
 
     def start(self, resume: bool, usable: set[str] | None = None) -> set[str]:
@@ -94,11 +95,16 @@ class Rows:
         self.journal.unlink()
 
     def _before(self) -> Iterator[dict[str, Any]]:
-        for path, form in ((self.journal, "jsonl"), (self.out, self._form)):
+        both: tuple[tuple[Path, Format], ...] = ((self.journal, "jsonl"), (self.out, self._form))
+        for path, form in both:
             if not path.is_file():
                 continue
             try:
+                if _header(path, form) not in (None, self._columns):
+                    raise ValueError("other columns")
                 for row in _READ[form](path):
+                    if list(row) != self._columns:
+                        raise ValueError("other columns")
                     if row["model"] != self._model:
                         raise UserError(
                             f"{path} holds rows of another model ({row['model']}, now {self._model}): give another "
@@ -107,8 +113,8 @@ class Rows:
                     yield {**row, "error": row["error"] or None}
             except (KeyError, ValueError, TypeError) as error:
                 raise UserError(
-                    f"{path} holds no rows of `derm-t2im predict` ({type(error).__name__}): give another --out, or "
-                    "leave out --resume."
+                    f"{path} is no whole table of `derm-t2im predict` for these classes ({error}): give another --out, "
+                    "or leave out --resume."
                 ) from None
 
 
@@ -268,6 +274,20 @@ def _to_npz(tables: list[pa.Table], model: str) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def _header(path: Path, form: Format) -> list[str] | None:
+    """The columns that a table states apart from its rows; None for JSON lines and an empty file."""
+    import csv
+
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+    if form == "jsonl":
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file), None)
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from derm_t2im.errors import UserError
+
 if TYPE_CHECKING:
     from derm_t2im.deploy.runtime import Predictor
 
@@ -51,7 +53,13 @@ def drift(
 
     first, second = sets.load(ref, predictor), sets.load(new, predictor)
     if threshold is None and (model is not None or ref.is_dir() or new.is_dir()):
-        threshold = predictor().card.threshold
+        card = predictor().card
+        if other := [one for one in (first, second) if one.model and one.model != card.sha256[:16]]:
+            raise UserError(
+                f"{other[0].name} was seen by model {other[0].model}, not by {model or default_model()} "
+                f"({card.sha256[:16]}), whose threshold would be taken: name that model, or give --threshold."
+            )
+        threshold = card.threshold
     found = compare(first, second, threshold)
     words.show(found, sys.stdout)
     if out is not None:

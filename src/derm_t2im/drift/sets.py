@@ -109,7 +109,7 @@ def _from_folder(path: Path, predictor: Predictor) -> Set:
         np.stack([one.embedding for one in good if one.embedding is not None]) if embeds else None,
         np.array([float(one.probabilities[columns].sum()) for one in good]) if columns else None,  # type: ignore[index]
         {name: np.array([one.measures[name] for one in good]) for name in COLUMNS if good and name in good[0].measures},
-        predictor.card.weights_sha256[:16],
+        predictor.card.sha256[:16],
         dict(sorted(unusable.items())),
     )
 

@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple
 
 from derm_t2im import templates
 from derm_t2im.drift.compare import verdict
-from derm_t2im.report.words import NONE, count, number, p_value
+from derm_t2im.report.words import MEASURES, NONE, count, number, p_value
 
 WIDTH = 140  # where there is no terminal to ask
 SECTIONS = {
@@ -21,15 +21,8 @@ SECTIONS = {
 NAMES = {
     "distribution": "mean score",
     "share at or above the threshold": "share above threshold",
+    **MEASURES,
     "hair_fraction": "hair (over 5 % of it)",
-    "ruler": "ruler",
-    "ink": "ink",
-    "gel_bubble": "gel bubbles",
-    "dark_corner": "dark corners",
-    "sharpness": "sharpness",
-    "exposure": "exposure",
-    "colour_cast": "colour cast, °",
-    "ita": "skin tone (ITA), °",
     "lesion_area": "lesion, share",
 }
 HEADS = ("", "Reference", "New", "Apart", "p", "p, Holm", "")

@@ -20,6 +20,17 @@ MIXES = {
     "oversampled": "oversampled real",
     "synthetic": "synthetic only",
 }
+#: What is measured on an image, and its unit.
+MEASURES = {
+    "ruler": "ruler",
+    "ink": "ink",
+    "gel_bubble": "gel bubbles",
+    "dark_corner": "dark corners",
+    "sharpness": "sharpness",
+    "exposure": "exposure",
+    "colour_cast": "colour cast, °",
+    "ita": "skin tone (ITA), °",
+}
 TESTS = {"in_domain": "in-domain test", "external": "external test"}
 ARCHS = {"mobilenetv2": "MobileNetV2", "vit": "ViT"}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derm_t2im import manifest, networks, paths, state
+from derm_t2im import licences, manifest, networks, paths, state
 from derm_t2im.classify import calibration, data, evaluation, statistics
 from derm_t2im.classify.chosen import best_seed
 from derm_t2im.deploy import card as cards
@@ -228,9 +228,7 @@ def _card(
     train = splits[splits["split"] == "train"]
     mix = paths.mix_manifest(settings.mix)
     kinds = manifest.read(mix)["kind"].value_counts().sort_index()
-    named = train["licence"].fillna("unknown") if "licence" in train else ["unknown"] * len(train)
-    by_licence = dict(sorted(Counter(map(str, named)).items()))
-    licence, warning = cards.licence_of(by_licence)
+    terms = licences.terms(train, "this classifier")
     positive = evaluation.positive_columns(network.classes, evaluate.positive)
     score, actual = held.reference[:, positive].sum(axis=1)[: held.val], np.isin(held.truth, positive)[: held.val]
     threshold = statistics.threshold_for(score, actual, evaluate.sensitivity)  # NaN where nothing is positive
@@ -250,9 +248,9 @@ def _card(
         training_seed=seed,
         training_sources=tuple(sorted(train["source"].dropna().unique())) if "source" in train else (),
         training_images={str(kind): int(n) for kind, n in kinds.items()},
-        licences=by_licence,
-        licence=licence,
-        licence_warning=warning,
+        licences=terms.counts,
+        licence=terms.together,
+        licence_warning=" ".join(terms.warnings),
         weights_sha256=state.hash_file(paths.classifier(arch, settings.mix) / f"seed-{seed}" / networks.WEIGHTS_FILE),
         data_sha256={p.as_posix(): state.hash_file(p) for p in (paths.SPLITS_MANIFEST, mix)},
         code_sha256=_code_sha256(),
