@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,10 @@ def test_metrics_lie_in_git() -> None:
 def test_no_parameter_value_is_in_a_command() -> None:
     for stage in PIPELINE.values():
         assert set(re.findall(r"\$\{([^}]*)\}", stage["cmd"])) <= {"item.arch", "item.mix"}
+
+
+def test_the_command_line_starts_without_heavy_packages() -> None:
+    heavy = ("numpy", "pandas", "torch", "pydantic", "yaml", "scipy", "fastapi", "matplotlib", "dvc")
+    code = f"import sys, derm_t2im.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

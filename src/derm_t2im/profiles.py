@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from yaml import safe_load
 
 from derm_t2im import paths
 from derm_t2im.errors import UserError
-from derm_t2im.params import complaint, read_yaml
 from derm_t2im.progress import say
 from derm_t2im.state import write_atomic
 
@@ -41,9 +38,12 @@ def apply(name: str, params: Path = paths.PARAMS, folder: Path = FOLDER) -> tupl
     Raises:
         UserError: for an unknown profile, or values that the schema refuses.
     """
+    from pydantic import ValidationError
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from yaml import safe_load
 
+    from derm_t2im.params import complaint, read_yaml
     from derm_t2im.params.schema import Params
 
     names = known(folder)

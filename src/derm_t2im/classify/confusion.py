@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from derm_t2im.classify import inference, statistics
 from derm_t2im.errors import UserError
 from derm_t2im.intervals import wilson
 
@@ -70,6 +69,8 @@ def compare(first: Matrix, second: Matrix) -> dict[str, Any]:
     each test set would need to show the difference with 80 % power. On the same images a paired test (McNemar) says
     more, but needs to know which images each got right.
     """
+    from derm_t2im.classify import inference, statistics
+
     found: dict[str, Any] = {}
     for name, (a, m) in first.shares().items():
         b, n = second.shares()[name]
