@@ -107,7 +107,7 @@ def test_the_files_explain_themselves(project: Path) -> None:
     folder = paths.onnx_model("vit")
     card = read_card((folder / "model.onnx").read_bytes())
     assert json.loads((folder / "model.json").read_text()) == card.model_dump(mode="json")
-    assert card.licences == {"CC BY-NC 4.0": 1, "CC0-1.0": 3} and "exclude commercial use" in card.licence_warning
+    assert card.licences == {"CC BY-NC 4.0": 1, "CC0-1.0": 3} and "Non-commercial terms" in card.licence_warning
     assert card.training_images == {"real": 4, "synthetic": 4}
     assert card.data_sha256[paths.SPLITS_MANIFEST.as_posix()] == hash_file(paths.SPLITS_MANIFEST)
     tested = card.tests["in_domain"]
