@@ -2,6 +2,7 @@
 
 python benchmarks/inference.py --model models/onnx/vit/model.onnx --network models/classifiers/vit-hybrid/seed-1
        --images FOLDER [--batches 1 8 64 256] [--seconds 10] [--kinds ours torch ...] [--device cpu]
+python benchmarks/inference.py --timm vit_base_patch16_224 --size 224 ...      a network of timm, random weights
 python benchmarks/inference.py --model ... --images FOLDER --scale 1000 10000 100000    cost with flat memory
 
 Tensors: prepared uint8 images in memory to probabilities. The kinds take turns, so that other work on the
@@ -10,11 +11,12 @@ Files: JPEG files to probabilities. The plain loops are what a user would write:
 removal (where the model wants it, or the answers would be others), resize, a batch into torch or `session.run`.
 
 `ours`: `Predictor`; `ours fp16`, `ours int8`: model.fp16.onnx and model.int8.onnx beside the model, where they
-are; `torch`: eager, fp32; `compile`: torch.compile (its first calls, which compile, are not counted); `plain`:
-`session.run` of the same file with onnxruntime's defaults. Peak memory is that of a process which does
-nothing else.
+are; `torch`: eager, fp32; `torch fp16`: the same in half precision, on a GPU alone; `compile`: torch.compile
+(its first calls, which compile, are not counted); `plain`: `session.run` of the same file with onnxruntime's
+defaults. Peak memory is that of a process which does nothing else.
 
-On a GPU machine: --device cuda, with onnxruntime-gpu and the CUDA build of torch; torch then runs there as well.
+On a GPU machine: --device cuda, with onnxruntime-gpu and the CUDA build of torch; torch then runs there as well,
+and the memory is that of the GPU, of all processes less what was taken before.
 `decode share` is the share of the time from files that is left without the model.
 """
 
@@ -42,12 +44,14 @@ from derm_t2im.deploy.runtime import CPU, CUDA, Predictor
 from derm_t2im.imaging.hair import remove_hair
 
 Run = Callable[[np.ndarray], np.ndarray]
-KINDS = ("torch", "compile", "plain", "ours", "ours fp16", "ours int8")
+KINDS = ("torch", "torch fp16", "compile", "plain", "ours", "ours fp16", "ours int8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="exported file")
+    parser.add_argument("--model", type=Path, help="exported file")
+    parser.add_argument("--timm", help="instead of a model: this architecture, exported with random weights")
+    parser.add_argument("--size", type=int, default=224, help="of --timm, pixels")
     parser.add_argument("--network", type=Path, help="folder of the network that it was exported from")
     parser.add_argument("--images", type=Path, help="folder of JPEG files; without it tensors alone")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
@@ -62,7 +66,19 @@ def main() -> None:
     if asked.one:
         alone(asked, asked.one)
         return
-    print(machine())
+    print(machine() + ("" if asked.device == "cpu" else f"; {gpu('name')}"))
+    if asked.timm:
+        with tempfile.TemporaryDirectory() as folder:
+            asked.model, asked.network = export(asked.timm, asked.size, Path(folder))
+            measure(asked)
+    elif asked.model:
+        measure(asked)
+    else:
+        parser.error("name a file with --model, or an architecture with --timm")
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """All tables asked for."""
     card = Predictor(asked.model, asked.device).card
     print(f"{asked.model}: {card.architecture}, {card.size} px, hair removal {card.hair_removal}, {asked.device}")
     if asked.scale:
@@ -73,13 +89,38 @@ def main() -> None:
         files(asked)
 
 
+def export(name: str, size: int, folder: Path) -> tuple[Path, Path]:
+    """A network of random weights, in fp32 and fp16, and the folder of the network itself."""
+    from derm_t2im import networks
+    from derm_t2im.deploy.card import Card
+    from derm_t2im.deploy.export import assemble, body
+    from derm_t2im.deploy.quantise import half
+
+    network = networks.build(name, {}, ("benign", "malignant"), size)
+    networks.save(network, folder / "network")
+    card = Card(architecture=name, classes=network.classes, positive=("malignant",), size=size, mean=network.mean,
+                std=network.std, hair_removal="none", threshold=0.5, threshold_sensitivity=0.9, training_mix="none",
+                training_seed=0, training_sources=(), weights_sha256="0" * 64)  # fmt: skip
+    made = body(network)
+    path = folder / "model.onnx"
+    path.write_bytes(assemble(made, card))
+    path.with_suffix(".fp16.onnx").write_bytes(assemble(half(made), card.model_copy(update={"precision": "fp16"})))
+    return path, folder / "network"
+
+
+def gpu(what: str) -> str:
+    """What nvidia-smi says of the first GPU."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+
+
 def runs(asked: argparse.Namespace) -> dict[str, Run]:
     """The kinds that can be had, each from uint8 (n, size, size, 3) to probabilities."""
     made: dict[str, Run] = {}
     for kind in asked.kinds:
-        if kind in ("torch", "compile"):
-            if asked.network:
-                made[kind] = torch_run(asked, compiled=kind == "compile")
+        if kind in ("torch", "torch fp16", "compile"):
+            if asked.network and (kind != "torch fp16" or asked.device != "cpu"):
+                made[kind] = torch_run(asked, kind)
         elif kind == "plain":
             made[kind] = plain_run(asked)
         else:
@@ -91,7 +132,7 @@ def runs(asked: argparse.Namespace) -> dict[str, Run]:
     return made
 
 
-def torch_run(asked: argparse.Namespace, compiled: bool) -> Run:
+def torch_run(asked: argparse.Namespace, kind: str) -> Run:
     import torch
 
     from derm_t2im import networks
@@ -99,12 +140,15 @@ def torch_run(asked: argparse.Namespace, compiled: bool) -> Run:
     torch.set_num_threads(runtime.threads())
     device = "cpu" if asked.device == "cpu" else "cuda"
     network = networks.load(asked.network, device)
-    module = torch.compile(network.module, dynamic=False) if compiled else network.module
+    module = torch.compile(network.module, dynamic=False) if kind == "compile" else network.module
+    if kind == "torch fp16":
+        module.half()
+    bits = torch.float16 if kind == "torch fp16" else torch.float32
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            logits = module(network.prepare(torch.from_numpy(images).to(device)))
-            return torch.softmax(logits, dim=1).cpu().numpy()
+            logits = module(network.prepare(torch.from_numpy(images).to(device)).to(bits))
+            return torch.softmax(logits.float(), dim=1).cpu().numpy()
 
     return run
 
@@ -257,6 +301,7 @@ def memory(asked: argparse.Namespace, what: str) -> float:
 
 def alone(asked: argparse.Namespace, what: str) -> None:
     kind, *name, batch = what.split("/")
+    before = 0.0 if asked.device == "cpu" else float(gpu("memory.used"))
     if kind == "files":
         for _ in everything(asked, int(batch)):
             pass
@@ -267,6 +312,9 @@ def alone(asked: argparse.Namespace, what: str) -> None:
         images = np.zeros((int(batch), size, size, 3), np.uint8)
         for _ in range(3):
             run(images)
+    if asked.device != "cpu":
+        print(float(gpu("memory.used")) - before)
+        return
     # Not getrusage: its peak is handed down from the process that started this one.
     status = Path("/proc/self/status").read_text()
     print(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e3)

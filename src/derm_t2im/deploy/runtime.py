@@ -5,7 +5,7 @@ onnxruntime itself goes on silently on the CPU.
 
 On the CPU a batch is cut into parts of :data:`PART` images, and each thread runs parts of its own: threads
 that share one operator after the other mostly wait (docs/predict.md has the figures). On CUDA input and
-outputs stay bound to buffers on the device, one set for each power of two of the batch.
+outputs stay bound to buffers on the device, one set for each power of two of the batch, with a CUDA graph each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import io
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -99,7 +98,11 @@ class Predictor:
         self._whole = self._session
         if self.provider == CPU and self._threads > 1 and len(model) >= LARGE:
             self._whole = _session(model, [CPU], self._threads, name)
-        self._bound = None if self.provider == CPU else _Bound(self._session, self._outputs, "cuda")
+        self._bound = (
+            None
+            if self.provider == CPU
+            else _Bound(self._session, self._outputs, "cuda", graphs=_records(self._session))
+        )
         self._most = ENGINE_MOST if self.provider == TENSORRT else 0  # most images at once; 0: as asked for
 
     @property
@@ -194,35 +197,39 @@ class Predictor:
 class _Bound:
     """A session with input and outputs bound to buffers on its device, made once per size of batch.
 
-    A batch is filled up to a power of two, so that there are few sizes (and few plans of cuDNN).
+    A batch is filled up to a power of two, so that there are few sizes (and few plans of cuDNN). On CUDA each
+    size is recorded once as a CUDA graph and replayed: launching its kernels one by one costs a small network
+    more than they do. onnxruntime keeps graphs per thread, so all runs are made by one.
     """
 
-    def __init__(self, session: Any, outputs: dict[str, int], device: str) -> None:
-        self._session, self._names, self._device = session, outputs, device
-        self._buffers: dict[tuple[int, ...], tuple[Any, Any, list[Any], np.ndarray]] = {}
-        self._lock = threading.Lock()
+    def __init__(self, session: Any, outputs: dict[str, int], device: str, graphs: bool = False) -> None:
+        self._session, self._names, self._device, self._graphs = session, outputs, device, graphs
+        self._buffers: dict[tuple[int, ...], tuple[Any, Any, list[Any], np.ndarray, Any]] = {}
+        self._thread = ThreadPoolExecutor(1, "bound")
+        self._made = 0
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The outputs for uint8 (n, h, w, 3), on the host."""
-        n = len(images)
-        shape = (1 << (n - 1).bit_length(), *images.shape[1:])
-        with self._lock:
-            binding, image, results, full = self._buffers.get(shape) or self._make(shape)
-            if n < shape[0]:
-                full[:n] = images
-                images = full
-            image.update_inplace(images)
-            self._session.run_with_iobinding(binding)
-            # A copy: the next batch overwrites the buffer.
-            return [np.array(value.numpy()[:n], np.float32) for value in results]
+        return self._thread.submit(self._run, images).result()
 
     def forget(self) -> None:
         """Free the buffers."""
-        with self._lock:
-            self._buffers.clear()
+        self._thread.submit(self._buffers.clear).result()
 
-    def _make(self, shape: tuple[int, ...]) -> tuple[Any, Any, list[Any], np.ndarray]:
-        from onnxruntime import OrtValue
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        n = len(images)
+        shape = (1 << (n - 1).bit_length(), *images.shape[1:])
+        binding, image, results, full, settings = self._buffers.get(shape) or self._make(shape)
+        if n < shape[0]:
+            full[:n] = images
+            images = full
+        image.update_inplace(images)
+        self._session.run_with_iobinding(binding, settings)
+        # A copy: the next batch overwrites the buffer.
+        return [np.array(value.numpy()[:n], np.float32) for value in results]
+
+    def _make(self, shape: tuple[int, ...]) -> tuple[Any, Any, list[Any], np.ndarray, Any]:
+        from onnxruntime import OrtValue, RunOptions
 
         binding = self._session.io_binding()
         image = OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, self._device, 0)
@@ -232,7 +239,12 @@ class _Bound:
             value = OrtValue.ortvalue_from_shape_and_type((shape[0], width), np.float32, self._device, 0)
             binding.bind_ortvalue_output(name, value)
             results.append(value)
-        made = (binding, image, results, np.zeros(shape, np.uint8))
+        settings = RunOptions()
+        if self._graphs:
+            # A number of its own for each set of buffers: a graph writes to the addresses that it was recorded with.
+            self._made += 1
+            settings.add_run_config_entry("gpu_graph_id", str(self._made))
+        made = (binding, image, results, np.zeros(shape, np.uint8), settings)
         self._buffers[shape] = made
         return made
 
@@ -297,6 +309,8 @@ def _has_nvidia() -> bool:
 
 def _provider_options(wanted: list[str], model: bytes, name: str, engine_cache: Path | None) -> list[dict[str, str]]:
     """What each provider is told; TensorRT needs the shapes, which the file's own description gives."""
+    if wanted[0] == CUDA:
+        return [{"enable_cuda_graph": "1"}, {}]
     if wanted[0] != TENSORRT:
         return [{} for _ in wanted]
     described = _session(model, [CPU], 1, name)
@@ -334,15 +348,22 @@ def _session(
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
             onnxruntime.preload_dlls()
         # Without its own way back to another provider, which it takes without a word, in a run as well.
-        with contextlib.suppress(Exception):
-            made = onnxruntime.InferenceSession(model, settings, providers, options, enable_fallback=0)
-            if made.get_providers()[0] == providers[0]:
-                return made
+        # A graph that leaves the device for some operator cannot be recorded: then without.
+        for told in (options, None) if providers[0] == CUDA and options else (options,):
+            with contextlib.suppress(Exception):
+                made = onnxruntime.InferenceSession(model, settings, providers, told, enable_fallback=0)
+                if made.get_providers()[0] == providers[0]:
+                    return made
     try:
         return onnxruntime.InferenceSession(model, settings, [CPU], enable_fallback=0)
     except Exception as error:  # InvalidProtobuf, InvalidGraph, Fail, ... share no public base
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is no ONNX file that this machine can run: {said}") from None
+
+
+def _records(session: Any) -> bool:
+    """Whether a session records CUDA graphs."""
+    return bool(session.get_provider_options().get(CUDA, {}).get("enable_cuda_graph") == "1")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
