@@ -124,3 +124,13 @@ def blank_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "tiny")
     return project
+
+
+@pytest.fixture(scope="session")
+def finished_project(blank_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of it after `dvc repro`, committed."""
+    project = Project(shutil.copytree(blank_project.folder, tmp_path_factory.mktemp("finished") / "project"))
+    project.run("dvc", "repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "first run")
+    return project
