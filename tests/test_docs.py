@@ -185,6 +185,22 @@ def test_the_reference_of_parameters_is_of_these_parameters() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run python -m tests.reference"
 
 
+def test_every_parameter_is_in_the_table_of_what_runs_again() -> None:
+    def leaves(values: Any, name: str) -> Iterator[str]:
+        if isinstance(values, dict) and values:
+            for key, value in values.items():
+                yield from leaves(value, f"{name}.{key}" if name else key)
+        else:
+            yield name
+
+    table = reference.page().partition("\n## acquire")[0]
+    named = [key.replace("<arch>", "[^.]+") for key in re.findall(r"`([a-z_.<>]+)`", table.partition("|---|")[2])]
+    covers = re.compile("|".join(rf"{key}(\..*)?" for key in named))
+    every = list(leaves(read_yaml(ROOT / "params.yaml"), ""))
+    assert len(every) > 150
+    assert [key for key in every if not covers.fullmatch(key)] == []
+
+
 def test_the_drawing_is_of_these_stages() -> None:
     text = reference.DRAWING.read_text(encoding="utf-8")
     assert text == reference.drawn(text), "run python -m tests.reference"
