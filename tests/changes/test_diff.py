@@ -148,6 +148,20 @@ def test_stages_are_stale_where_code_or_parameters_left_the_lock_and_downstream(
     assert rerun.stale(snapshot.Snapshot("w", "", params=other, lock=now.lock), root) == ["generate", "curate"]
 
 
+def test_a_run_that_stopped_early_is_stale_after_that_and_gone_stages_are_not(history) -> None:  # type: ignore[no-untyped-def]
+    root = history[0]
+    now = snapshot.read(None, root)
+    lock = json.loads(json.dumps(now.lock))
+    lock["stages"]["generate"]["deps"] = []
+    lock["stages"]["train"]["outs"] = [{"path": "models/a", "md5": "new"}]
+    for name in ("export@a", "export@gone"):
+        lock["stages"][name] = {"cmd": "export", "deps": [{"path": "models/a", "md5": "old"}]}
+    pipeline = {"stages": {"generate": {}, "curate": {}, "train": {}, "export": {"matrix": {"arch": "${train.archs}"}}}}
+    params = {**now.params, "train": {"steps": 240, "archs": ["a"]}}
+    half = snapshot.Snapshot("w", "", params=params, lock=lock, pipeline=pipeline)
+    assert rerun.stale(half, root) == ["export@a"]
+
+
 def test_changed_code_is_stale(history, tmp_path) -> None:  # type: ignore[no-untyped-def]
     root = Path(shutil.copytree(history[0], tmp_path / "copy"))
     (root / "src" / "generate.py").write_text("other", encoding="utf-8")
