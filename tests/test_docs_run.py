@@ -43,7 +43,7 @@ def lines(page: Path) -> list[str]:
 def project(finished_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = shutil.copytree(finished_project.folder, tmp_path_factory.mktemp("reader") / "project")
     for name in ("profiles", "sweeps"):
-        shutil.copytree(ROOT / name, folder / name)
+        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
     shutil.copy(ROOT / "pyproject.toml", folder)
     images = sorted((folder / "data" / "raw" / "images" / "pool").glob("*.png"))
     for at, name in enumerate(FOLDERS):
