@@ -160,6 +160,10 @@ def test_a_run_that_stopped_early_is_stale_after_that_and_gone_stages_are_not(hi
     params = {**now.params, "train": {"steps": 240, "archs": ["a"]}}
     half = snapshot.Snapshot("w", "", params=params, lock=lock, pipeline=pipeline)
     assert rerun.stale(half, root) == ["export@a"]
+    lock["stages"]["check"] = {"cmd": "check", "params": {"params.yaml": {"train.steps": 1}}, "outs": [{"path": "ok"}]}
+    lock["stages"]["generate"]["deps"] = [{"path": "ok"}]
+    pipeline["stages"]["check"] = {}
+    assert rerun.stale(half, root) == ["check", "export@a"]  # what it writes is the same after every pass
 
 
 def test_changed_code_is_stale(history, tmp_path) -> None:  # type: ignore[no-untyped-def]

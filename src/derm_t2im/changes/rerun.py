@@ -12,6 +12,7 @@ from typing import Any
 from derm_t2im.changes.snapshot import Snapshot
 
 MISSING = object()
+GATE = "check"  # reads every parameter, and writes the same whatever passes
 
 
 def changed(before: Snapshot, after: Snapshot) -> list[str]:
@@ -47,7 +48,7 @@ def stale(after: Snapshot, root: Path = Path()) -> list[str]:
         moved |= any(_within(one["path"], dirty) for one in stage.get("deps", []))
         if moved:
             found.append(name)
-            dirty |= {one["path"] for one in stage.get("outs", [])}
+            dirty |= {one["path"] for one in stage.get("outs", []) if name != GATE}
     return found
 
 
