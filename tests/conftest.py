@@ -76,9 +76,9 @@ class Project:
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")

@@ -89,6 +89,9 @@ def test_a_story_runs_as_it_stands(name: str, blank_project: Project, tmp_path: 
         shutil.copytree(ROOT / each, folder / each)
     shutil.copy(ROOT / "params.yaml", folder)
     project = Project(folder)
+    # For the second clone of a story, which has no settings of its own.
+    names = [f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+    project.environment |= dict.fromkeys(names, "reader@example.org")
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "as in the repository")
     project.run("git", "init", "-q", "--bare", "-b", "main", "../origin.git")
@@ -99,4 +102,4 @@ def test_a_story_runs_as_it_stands(name: str, blank_project: Project, tmp_path: 
     assert len(kept) > 10
     # A reader looks at the queue until it is empty.
     wait = "while dvc queue status | grep -qE 'Running|Queued'; do sleep 5; done"
-    project.run("bash", "-exc", "\n".join(kept).replace("dvc queue start", f"dvc queue start\n{wait}"))
+    project.run("bash", "-exc", "\n".join(kept).replace("dvc queue start", f"dvc queue start\n{wait}"), timeout=3600)
