@@ -76,9 +76,9 @@ class Project:
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
@@ -123,4 +123,14 @@ def blank_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("dvc", "config", "core.analytics", "false")
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "tiny")
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished_project(blank_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of it after `dvc repro`, committed."""
+    project = Project(shutil.copytree(blank_project.folder, tmp_path_factory.mktemp("finished") / "project"))
+    project.run("dvc", "repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "first run")
     return project

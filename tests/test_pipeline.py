@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,12 +22,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def project(blank_project: Project) -> Project:
-    """The tiny project after its first `dvc repro`."""
-    blank_project.run("dvc", "repro")
-    blank_project.run("git", "add", "-A")
-    blank_project.run("git", "commit", "-qm", "first run")
-    return blank_project
+def project(finished_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project after its first `dvc repro`, to be changed by these tests."""
+    return Project(shutil.copytree(finished_project.folder, tmp_path_factory.mktemp("pipeline") / "project"))
 
 
 def rerun(project: Project) -> list[str]:

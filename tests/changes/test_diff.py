@@ -48,6 +48,28 @@ def test_an_unknown_revision_is_one_clear_line(history) -> None:  # type: ignore
         snapshot.read("--output=x", history[0])
 
 
+def test_an_experiment_is_named_as_dvc_names_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """refs/exps/BASELINE/NAME is what `dvc exp run` writes; the name alone is what people see."""
+    base, proposal = repository.two_revisions(tmp_path)
+
+    def experiment(name: str, baseline: str, commit: str) -> None:
+        repository.git(tmp_path, "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", commit)
+
+    experiment("crisp-mole", base, proposal)
+    assert snapshot.read("crisp-mole", tmp_path).commit == proposal  # of another commit than HEAD, but the only one
+    assert snapshot.read("crisp-mole", tmp_path).short == f"crisp-mole ({proposal[:7]})"
+    done = repository.command(tmp_path, base, "--to", "crisp-mole")
+    assert done.returncode == 0 and "generate.guidance" in done.stdout, done.stderr
+
+    experiment("crisp-mole", proposal, base)
+    assert snapshot.read("crisp-mole", tmp_path).commit == base  # that of the commit that is checked out
+    repository.git(tmp_path, "commit", "-q", "--allow-empty", "-m", "elsewhere")
+    with pytest.raises(UserError, match="2 experiments are called 'crisp-mole'"):
+        snapshot.read("crisp-mole", tmp_path)
+    repository.git(tmp_path, "branch", "crisp-mole", base)
+    assert snapshot.read("crisp-mole", tmp_path).commit == base  # Git's own names come first
+
+
 def test_only_what_changed_is_listed(both) -> None:  # type: ignore[no-untyped-def]
     found = compared(both)
     assert found.params == [("generate.guidance", 4.0, 5.0)]
@@ -124,6 +146,24 @@ def test_stages_are_stale_where_code_or_parameters_left_the_lock_and_downstream(
     assert rerun.stale(snapshot.Snapshot("w", "", params=other, lock=now.lock), root) == ["train"]
     other = {**now.params, "generate": {"guidance": 1.0}}
     assert rerun.stale(snapshot.Snapshot("w", "", params=other, lock=now.lock), root) == ["generate", "curate"]
+
+
+def test_a_run_that_stopped_early_is_stale_after_that_and_gone_stages_are_not(history) -> None:  # type: ignore[no-untyped-def]
+    root = history[0]
+    now = snapshot.read(None, root)
+    lock = json.loads(json.dumps(now.lock))
+    lock["stages"]["generate"]["deps"] = []
+    lock["stages"]["train"]["outs"] = [{"path": "models/a", "md5": "new"}]
+    for name in ("export@a", "export@gone"):
+        lock["stages"][name] = {"cmd": "export", "deps": [{"path": "models/a", "md5": "old"}]}
+    pipeline = {"stages": {"generate": {}, "curate": {}, "train": {}, "export": {"matrix": {"arch": "${train.archs}"}}}}
+    params = {**now.params, "train": {"steps": 240, "archs": ["a"]}}
+    half = snapshot.Snapshot("w", "", params=params, lock=lock, pipeline=pipeline)
+    assert rerun.stale(half, root) == ["export@a"]
+    lock["stages"]["check"] = {"cmd": "check", "params": {"params.yaml": {"train.steps": 1}}, "outs": [{"path": "ok"}]}
+    lock["stages"]["generate"]["deps"] = [{"path": "ok"}]
+    pipeline["stages"]["check"] = {}
+    assert rerun.stale(half, root) == ["check", "export@a"]  # what it writes is the same after every pass
 
 
 def test_changed_code_is_stale(history, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -20,8 +20,8 @@ def _group() -> None:
 
 @report_app.command("diff")
 def diff(
-    rev: Annotated[str, typer.Argument(help="What to compare with: a branch, tag or commit, such as origin/main.")],
-    to: Annotated[str | None, typer.Option(help="The later revision; default: the working tree.")] = None,
+    rev: Annotated[str, typer.Argument(help="What to compare with: a branch, tag, commit or experiment of DVC.")],
+    to: Annotated[str | None, typer.Option(help="The later one; default: the working tree.")] = None,
     html: Annotated[bool, typer.Option("--html", help="A page of its own, with curves and pictures.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Markdown for a pull request; the default.")] = False,

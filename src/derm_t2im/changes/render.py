@@ -45,9 +45,8 @@ def verdict(found: Comparison) -> str:
     gate = found.gates[0]
     if found.headline is None:
         return f"No classifier was evaluated in both; {gate}."
-    outcome = found.headline.outcome
-    said = {"better": "better", "worse": "worse"}.get(outcome, "no difference shown")
-    return f"{found.headline.name}: {moved(found.headline)}, {said}; {gate}."
+    said = "" if found.headline.outcome in ARROWS else ", no difference shown"
+    return f"{found.headline.name}: {moved(found.headline)}{said}; {gate}."
 
 
 def _value(value: Any) -> str:

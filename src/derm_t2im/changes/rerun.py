@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from derm_t2im.changes.snapshot import Snapshot
 
 MISSING = object()
+GATE = "check"  # reads every parameter, and writes the same whatever passes
 
 
 def changed(before: Snapshot, after: Snapshot) -> list[str]:
@@ -29,21 +31,44 @@ def _record(stage: Mapping[str, Any]) -> Any:
 def stale(after: Snapshot, root: Path = Path()) -> list[str]:
     """Stages that `dvc repro` would run again in the working tree, by its lock file; no data are needed for this.
 
-    A stage is stale where a parameter or a tracked file that it depends on is not the recorded one, or where it
-    reads what a stale stage writes. Data files themselves are taken to be as recorded.
+    A stage is stale where a parameter or a tracked file that it depends on is not the recorded one, where it read
+    another output than the one that is recorded (a run stopped at an earlier stage), or where it reads what a stale
+    stage writes. Data files themselves are taken to be as recorded.
     """
-    stages = after.lock.get("stages", {})
+    present = _instances(after)
+    stages = {name: one for name, one in after.lock.get("stages", {}).items() if present is None or name in present}
+    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
     found: list[str] = []
     dirty: set[str] = set()
     for name in _in_order(stages):
         stage = stages[name]
         moved = any(_differs(one, root) for one in stage.get("deps", []))
+        moved |= any(made.get(one["path"], one.get("md5")) != one.get("md5") for one in stage.get("deps", []))
         moved |= any(_parameter(after.params, key) != value for key, value in _parameters(stage))
         moved |= any(_within(one["path"], dirty) for one in stage.get("deps", []))
         if moved:
             found.append(name)
-            dirty |= {one["path"] for one in stage.get("outs", [])}
+            dirty |= {one["path"] for one in stage.get("outs", []) if name != GATE}
     return found
+
+
+def _instances(after: Snapshot) -> set[str] | None:
+    """Names of the stages that dvc.yaml has with these parameters: a lock keeps those of larger matrices."""
+    found = set()
+    for name, stage in (after.pipeline.get("stages") or {}).items():
+        lists = [
+            _parameter(after.params, values.strip("${} ")) if isinstance(values, str) else values
+            for values in (stage.get("matrix") or {}).values()
+        ]
+        found |= (
+            {
+                f"{name}@{'-'.join(map(str, each))}"
+                for each in product(*(v if isinstance(v, list) else [] for v in lists))
+            }
+            if lists
+            else {name}
+        )
+    return found or None
 
 
 def _in_order(stages: Mapping[str, Any]) -> list[str]:

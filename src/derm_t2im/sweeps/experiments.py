@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from derm_t2im.errors import UserError
+from derm_t2im.git import experiments
 
 #: Written by sweeps themselves, or read by them alone: no change of what a point runs.
 OURS = ("metrics/sweeps/", "plots/sweeps/", "sweeps/", "docs/")
@@ -75,12 +76,8 @@ def refuse_changes(pipeline: str) -> None:
 def all_runs() -> dict[str, list[tuple[str, str]]]:
     """Name of each experiment in the repository -> (revision, reference) of its runs, newest first."""
     found: dict[str, list[tuple[str, str]]] = {}
-    listed = git("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps")
-    for line in listed.splitlines():
-        revision, _, reference = line.partition(" ")
-        parts = reference.split("/")
-        if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/ab/cdef.../name
-            found.setdefault(parts[4], []).append((revision, reference))
+    for one in experiments():
+        found.setdefault(one.name, []).append((one.commit, one.reference))
     return found
 
 
