@@ -157,6 +157,23 @@ def test_addresses_that_do_not_exist_and_wrong_methods(server: Server) -> None:
     assert reply.status == 405 and "POST /v1/predict" in reply.json["detail"]
 
 
+def test_it_says_which_model_answers_and_head_is_answered_as_get(server: Server, model_file: Path) -> None:
+    card = Predictor(model_file, "cpu").card
+    names = ("architecture", "precision", "sha256", "weights_sha256", "training_mix", "version", "threshold")
+    for path in ("/health", "/healthz"):
+        said = server.get(path).json
+        assert said["status"] == "ready"
+        assert {name: said["model"][name] for name in names} == {name: getattr(card, name) for name in names}
+    assert server.post(GOOD["jpeg"]).json["model"] == server.get("/health").json["model"]
+    assert card.sha256[:16] in server.get("/").body.decode()
+    for path in ("/", "/health", "/healthz", "/readyz", "/metrics", "/openapi.json"):
+        reply, whole = server.ask("HEAD", path, None, {}), server.get(path)
+        assert (reply.status, reply.body) == (200, b""), path
+        assert reply.headers["content-type"] == whole.headers["content-type"]
+    assert server.ask("HEAD", "/v1/predict", None, {}).status == 405
+    assert server.ask("HEAD", "/nowhere", None, {}).status == 404
+
+
 def test_openapi_describes_bodies_answers_and_refusals(server: Server) -> None:
     described = server.get("/openapi.json").json["paths"]["/v1/predict"]["post"]
     assert {"multipart/form-data", "image/jpeg", "image/png"} <= set(described["requestBody"]["content"])
@@ -218,7 +235,8 @@ def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path
                 answer += part
         assert answer.startswith(b"HTTP/1.1 200") and b'"label"' in answer
         assert server.process.wait(30) == 0
-    assert any("1 requests are finished first" in line for line in server.said)
+    assert "stopping: 1 request is finished first; again, and it stops at once.\n" in server.said
+    assert server.said[-1] == "stopped: 1 requests answered, 1 images predicted.\n"
 
 
 def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:

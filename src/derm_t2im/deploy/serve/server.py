@@ -39,7 +39,9 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.service.stopping = True
-        say(f"stopping: {self.service.active} requests are finished first.")
+        n = self.service.active
+        first = f"{n} request{'s are' if n > 1 else ' is'} finished first; again, and it stops at once." if n else ""
+        say(f"stopping: {first or 'no request is under way.'}")
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_task(self._drain())
 
@@ -48,6 +50,13 @@ class Server(uvicorn.Server):
         while self.service.active and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(POLL)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close, and say what was done."""
+        await super().shutdown(sockets)
+        done = self.service
+        cut = f" ({done.active} cut off)" if done.active else ""
+        say(f"stopped: {done.answered:,} requests answered{cut}, {done.predicted:,} images predicted.")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
