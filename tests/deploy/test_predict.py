@@ -30,6 +30,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.imaging import quality
 from derm_t2im.imaging.io import read_rgb, write_png
 from tests.deploy import models
+from tests.deploy.bad_images import BAD, GOOD
 
 app = typer.Typer()
 app.command()(predict)
@@ -528,3 +529,17 @@ def test_the_limit_of_pixels_is_told_and_can_be_raised(folder: Path, model_file:
         (row,) = csv.DictReader(done.stdout.splitlines())
         assert row["error"] == error
         assert not error or row["detail"] == "60 x 100 pixels, over max_pixels, 5,999: shrink it, or raise that"
+
+
+def test_what_the_service_refuses_predict_refuses_for_the_same_reasons(tmp_path: Path, model_file: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for name, content in {**{name: data for name, (data, _) in BAD.items()}, **GOOD}.items():
+        (root / f"{name}.png").write_bytes(content)
+    done = run(root, "--model", model_file, "--out", tmp_path / "out.jsonl")
+    assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} images predicted" in done.stderr
+    found = {Path(row["path"]).stem: row for row in rows_of(tmp_path / "out.jsonl")}
+    assert set(found) == {*BAD, *GOOD}
+    for name, row in found.items():
+        assert row["error"] in (BAD[name][1] if name in BAD else {None}), name
+        assert bool(row["detail"]) == (name in BAD) and (row["label"] is None) == (name in BAD)

@@ -184,9 +184,11 @@ class _Read:
 def _read(predictor: Predictor, path: Path, measure: bool, max_pixels: int) -> _Read:
     from derm_t2im.imaging.io import ImageError, read_rgb
     from derm_t2im.imaging.prepare import bare_and_measured
+    from derm_t2im.sources.intake import verify
 
     try:
         rgb = read_rgb(path, max_pixels, MIN_SIDE)
+        verify(path)
         if measure:
             small, measures = bare_and_measured(rgb, predictor.card.size, predictor.card.hair_removal)
             return _Read(path, small, measures=measures)
