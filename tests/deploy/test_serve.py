@@ -235,8 +235,8 @@ def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path
                 answer += part
         assert answer.startswith(b"HTTP/1.1 200") and b'"label"' in answer
         assert server.process.wait(30) == 0
-    assert "stopping: 1 request is finished first; again, and it stops at once.\n" in server.said
-    assert server.said[-1] == "stopped: 1 requests answered, 1 images predicted.\n"
+    assert "stopping: 1 request under way will be finished first; another signal stops at once.\n" in server.said
+    assert server.said[-1] == "stopped: 1 request answered, 1 image predicted.\n"
 
 
 def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:

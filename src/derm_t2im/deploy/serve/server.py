@@ -39,9 +39,8 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.service.stopping = True
-        n = self.service.active
-        first = f"{n} request{'s are' if n > 1 else ' is'} finished first; again, and it stops at once." if n else ""
-        say(f"stopping: {first or 'no request is under way.'}")
+        if n := self.service.active:
+            say(f"stopping: {_many(n, 'request')} under way will be finished first; another signal stops at once.")
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_task(self._drain())
 
@@ -56,7 +55,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         done = self.service
         cut = f" ({done.active} cut off)" if done.active else ""
-        say(f"stopped: {done.answered:,} requests answered{cut}, {done.predicted:,} images predicted.")
+        say(f"stopped: {_many(done.answered, 'request')} answered{cut}, {_many(done.predicted, 'image')} predicted.")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -65,6 +64,10 @@ class Server(uvicorn.Server):
             port = self.servers[0].sockets[0].getsockname()[1]
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
             say(f"serving on http://{host}:{port}")
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def run(service: Service, host: str, port: int) -> None:
