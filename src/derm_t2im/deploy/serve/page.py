@@ -20,7 +20,6 @@ def render(card: Card, limits: Limits, key: bool) -> tuple[str, str]:
 
     pages = templates.environment("derm_t2im.deploy.serve")
     style, script = templates.source(pages, "serve.css"), templates.source(pages, "serve.js")
-    known = card.operating
     html = pages.get_template("serve.html").render(
         style=Markup(style),
         script=Markup(script),
@@ -29,7 +28,8 @@ def render(card: Card, limits: Limits, key: bool) -> tuple[str, str]:
         key=key,
         positive=" + ".join(card.positive),
         threshold=None if card.threshold is None or not card.positive else f"{card.threshold:.3f}",
-        counts=known and {"all": known.positives + known.negatives, "positives": known.positives},
+        known=card.operating,
+        percent=lambda share: f"{100 * share:.0f}",
         auc=_auc,
     )
     policy = (

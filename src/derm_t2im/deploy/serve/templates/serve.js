@@ -57,7 +57,14 @@
       row.append(make("b", name), track, make("span", `${(100 * p).toFixed(1)} %`));
       place.append(row);
     }
-    place.append(make("p", "Not a finding: see what the figures mean, below.", "small"));
+    const { alarms, missed } = form.dataset;
+    let doubt = "No diagnosis: see below what the figures mean.";
+    if (found.above_threshold !== null && alarms) {
+      doubt = found.above_threshold
+        ? `No diagnosis: ${alarms} of the validation images that are not ${positive} reach the threshold, too.`
+        : `No all-clear: ${missed} of the validation images that are ${positive} stay below the threshold, too.`;
+    }
+    place.append(make("p", doubt, "small"));
   };
 
   const tell = () => {
