@@ -119,6 +119,8 @@ def test_the_only_model_is_the_default(
         if arch == "vit":
             assert done.exit_code == 3 and "models/onnx/vit/model.onnx" in done.stderr
     assert isinstance(done.exception, UserError) and "more than one model" in str(done.exception)
+    done = CliRunner().invoke(app, [str(folder)], env={"DERM_T2IM_MODEL": "models/onnx/cnn/model.onnx"})
+    assert done.exit_code == 3 and "models/onnx/cnn/model.onnx" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -503,7 +505,7 @@ def test_killed_twice_nothing_is_lost_and_nothing_is_there_twice(many: Path, mod
         assert process.returncode == -signal.SIGKILL and not out.exists()
     (tmp_path / ".out.csv.rows.new").write_text("left by a kill")
     done = run(*asked, "--resume")
-    assert done.exit_code == 3 and "999 of 2000 images predicted (" in done.stderr, done.stderr
+    assert done.exit_code == 3 and "999 of 2,000 images predicted (" in done.stderr, done.stderr
     assert run(many, "--model", model_file, "--out", tmp_path / "whole.csv").exit_code == 3
     assert sorted(table(out), key=str) == sorted(table(tmp_path / "whole.csv"), key=str)
     assert not list(tmp_path.glob(".*"))

@@ -28,7 +28,10 @@ def predict(
         typer.Argument(help="Image files, folders, quoted patterns; - reads paths from stdin.", metavar="PATH..."),
     ],
     model: Annotated[
-        Path | None, typer.Option(help="Exported ONNX file; default: the one in models/onnx, if there is one.")
+        Path | None,
+        typer.Option(
+            envvar="DERM_T2IM_MODEL", help="Exported ONNX file; default: the one in models/onnx, if there is one."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Table (.csv, .jsonl, .parquet); default: CSV on stdout.")] = None,
     form: Annotated[
@@ -75,6 +78,7 @@ def predict(
     from derm_t2im.imaging.io import EXTENSIONS
     from derm_t2im.progress import say, track
 
+    asked = [path for path in (out, embeddings) if path]
     wanted = format_of(out, form)
     if resume and out is None:
         raise UserError("--resume needs the file to go on from: give --out.")
@@ -144,17 +148,18 @@ def predict(
                 commit(part)
     if stopped:
         have = f"interrupted: {len(files) - len(todo) + written:,} of {len(files):,} rows"
-        how = f"are kept beside {out}; go on with --resume." if rows else "were written; with --out one can go on."
+        how = f"are kept beside {asked[0]}; go on with --resume." if rows else "were written; with --out one can go on."
         say(f"{have} {how}")
         raise typer.Exit(INTERRUPTED)
     if rows:
         rows.finish()
     if vectors and failed < len(files):
         vectors.finish()
-    where = "".join(f" -> {path}" for path in (out, embeddings) if path)
-    before = f" ({len(files) - len(todo)} of them before)" if len(todo) < len(files) else ""
+    where = f" -> {', '.join(map(str, asked))}" if asked else ""
+    before = f" ({len(files) - len(todo):,} of them before)" if len(todo) < len(files) else ""
     with_what = f"{chosen} on {predictor.provider.removesuffix('ExecutionProvider')}"
-    say(f"{len(files) - failed} of {len(files)} images predicted{before} with {with_what}{where}. {card.intended_use}")
+    what = f"{len(files) - failed:,} of {len(files):,} images predicted{before}"
+    say(f"{what} with {with_what}{where}. {card.intended_use}")
     if left_out:
         say(f"{of_other_kinds(left_out)}.")
     if failed:
@@ -275,5 +280,5 @@ def default_model() -> Path:
         return models[0]
     if not models:
         raise UserError(f"no model in {paths.ONNX}: run `dvc repro` (or `dvc pull`), or name one with --model.")
-    raise UserError(f"more than one model: choose one with --model, e.g. --model {models[0]}; there are "
-                    f"{', '.join(map(str, models))}.")  # fmt: skip
+    raise UserError(f"more than one model: choose one with --model (or DERM_T2IM_MODEL), e.g. --model {models[0]}; "
+                    f"there are {', '.join(map(str, models))}.")  # fmt: skip
