@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from derm_t2im.deploy import verify
+from derm_t2im.deploy.card import Operating
 from derm_t2im.deploy.runtime import Predictor
 from tests.curation.headless import Browser, find
+from tests.deploy import models
 from tests.deploy.bad_images import BAD, GOOD, encoded
 from tests.deploy.serving import JPEG, Server, form
 
@@ -328,9 +331,13 @@ def test_memory_is_flat_over_ten_thousand_requests(model_file: Path) -> None:
 
 
 @pytest.mark.skipif(find() is None, reason="no Chromium")
-@pytest.mark.parametrize("key", ["", KEY])
-def test_the_page_shows_what_the_service_says(model_file: Path, tmp_path: Path, key: str) -> None:
-    with Server(model_file, env={"DERM_T2IM_API_KEY": key} if key else {}) as server, Browser(900, 1100) as page:
+@pytest.mark.parametrize(("key", "width"), [("", 390), (KEY, 1200)])
+def test_the_page_shows_what_the_service_says(exported: bytes, tmp_path: Path, key: str, width: int) -> None:
+    model = tmp_path / "model.onnx"
+    known = verify.operating(np.repeat([0.2, 0.9], 50), np.arange(100) % 10 > 0, 0.5)  # 45 of 90, 5 of 10
+    model.write_bytes(models.sealed(exported, operating=Operating(**known).model_dump()))
+    env = {"DERM_T2IM_API_KEY": key} if key else {}
+    with Server(model, env=env) as server, Browser(width, 1100) as page:
         page.open(server.url)
         page.wait_for("!!document.querySelector('#files')")
         said = page.run("document.body.innerText")
@@ -349,7 +356,9 @@ def test_the_page_shows_what_the_service_says(model_file: Path, tmp_path: Path, 
         page.wait_for("document.querySelector('#status').innerText.startsWith('2 of 2 done, 1 with an error')")
         text = page.run("document.querySelector('#results').innerText")
         assert "lesion <b>.png" in text and "threshold 0.500" in text and "unreadable" in text
+        assert "50\xa0% (24 to\xa076)" in text and ("No diagnosis: " in text or "No all-clear: " in text)
         assert page.run("document.querySelectorAll('meter').length") == 2
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
         assert page.run("[...document.querySelectorAll('input')].every(one => one.labels.length)")
         page.screenshot(tmp_path / "page.png")
         assert all(url.startswith((server.url, "blob:", "data:")) for url in page.requests), page.requests
