@@ -67,6 +67,8 @@ def test_csv_and_json_lines_say_the_same(folder: Path, model_file: Path, tmp_pat
         done = CliRunner().invoke(app, [str(folder), "--model", str(model_file), "--out", str(tmp_path / name)])
         assert done.exit_code == 3, done.output
         assert "3 of 6 images predicted" in done.stderr and "not a medical device" in done.stderr
+        said = done.stderr.splitlines()[1]
+        assert said.startswith("3 could not be predicted: ") and "truncated 1" in said and "empty 1" in said
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -112,13 +112,14 @@ def predict(
         say(f"predict: the rows of an unfinished run for {out} are dropped; --resume would go on from them.")
     done = rows.start(resume, usable) if rows else set()
     todo = [path for path in files if identity(name_of(path)) not in done] if done else files
-    failed = written = 0
+    reasons: Counter[str] = Counter()
+    written = 0
     header = True
     stopped = False
 
     def commit(part: list[Any]) -> None:
-        nonlocal failed, written, header
-        failed += sum(found.probabilities is None for found in part)
+        nonlocal written, header
+        reasons.update(found.reason for found in part if found.probabilities is None)
         if vectors:
             vectors.add(part)  # before their rows, see `results`
         records = [record(found, card.classes, card.positive, card.threshold) for found in part]
@@ -153,6 +154,7 @@ def predict(
         raise typer.Exit(INTERRUPTED)
     if rows:
         rows.finish()
+    failed = reasons.total()
     if vectors and failed < len(files):
         vectors.finish()
     where = f" -> {', '.join(map(str, asked))}" if asked else ""
@@ -160,6 +162,9 @@ def predict(
     with_what = f"{chosen} on {predictor.provider.removesuffix('ExecutionProvider')}"
     what = f"{len(files) - failed:,} of {len(files):,} images predicted{before}"
     say(f"{what} with {with_what}{where}. {card.intended_use}")
+    if failed:
+        told = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
+        say(f"{failed:,} could not be predicted: {told}; their rows say why.")
     if left_out:
         say(f"{of_other_kinds(left_out)}.")
     if failed:
