@@ -242,6 +242,20 @@ def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path
     assert server.said[-1] == "stopped: 1 request answered, 1 image predicted.\n"
 
 
+def test_a_second_signal_stops_at_once_and_says_what_it_cut_off(model_file: Path) -> None:
+    with Server(model_file) as server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nx")
+        while server.counted("derm_t2im_held_images") < 1:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        while server.get("/health").json["status"] != "stopping":
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+    assert server.said[-1] == "stopped: 0 requests answered (1 cut off), 0 images predicted.\n"
+    assert not [line for line in server.said if "Traceback" in line]
+
+
 def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     with Server(model_file, "--api-key-file", str(tmp_path / "key")) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from types import FrameType
 
@@ -52,9 +53,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close, and say what was done."""
-        await super().shutdown(sockets)
         done = self.service
         cut = f" ({done.active} cut off)" if done.active else ""
+        if cut:  # the last line says it; uvicorn would show where each one stood
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
         say(f"stopped: {_many(done.answered, 'request')} answered{cut}, {_many(done.predicted, 'image')} predicted.")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
