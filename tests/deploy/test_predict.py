@@ -4,6 +4,10 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -26,6 +30,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.imaging import quality
 from derm_t2im.imaging.io import read_rgb, write_png
 from tests.deploy import models
+from tests.deploy.bad_images import BAD, GOOD
 
 app = typer.Typer()
 app.command()(predict)
@@ -62,6 +67,8 @@ def test_csv_and_json_lines_say_the_same(folder: Path, model_file: Path, tmp_pat
         done = CliRunner().invoke(app, [str(folder), "--model", str(model_file), "--out", str(tmp_path / name)])
         assert done.exit_code == 3, done.output
         assert "3 of 6 images predicted" in done.stderr and "not a medical device" in done.stderr
+        said = done.stderr.splitlines()[1]
+        assert said.startswith("3 could not be predicted: ") and "truncated 1" in said and "empty 1" in said
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -114,6 +121,8 @@ def test_the_only_model_is_the_default(
         if arch == "vit":
             assert done.exit_code == 3 and "models/onnx/vit/model.onnx" in done.stderr
     assert isinstance(done.exception, UserError) and "more than one model" in str(done.exception)
+    done = CliRunner().invoke(app, [str(folder)], env={"DERM_T2IM_MODEL": "models/onnx/cnn/model.onnx"})
+    assert done.exit_code == 3 and "models/onnx/cnn/model.onnx" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -400,3 +409,141 @@ def test_odd_arguments_are_one_clear_line(folder: Path, model_file: Path, tmp_pa
     assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
     (row,) = rows_of(tmp_path / "o.jsonl")
     assert row["error"] in ("unreadable", "missing_file")
+
+
+def test_files_of_other_kinds_are_counted_and_errors_where_they_are_named(folder: Path, model_file: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "sub/c.dcm", "sub/DICOM", ".DS_Store"):
+        (folder / name).write_bytes(b"of another kind")
+    done = run(folder, "--model", model_file)
+    said, kinds = done.stderr.splitlines()[-1].removesuffix(".").split(": ")
+    assert said == "5 files of other kinds left out" and kinds.startswith(".heic 2, ")
+    assert sorted(kinds.split(", ")) == [".dcm 1", ".heic 2", ".txt 1", "without a suffix 1"]
+    named = run(folder / "a.HEIC", folder / "sub" / "0.png", "--model", model_file)
+    assert named.exit_code == 3 and "left out" not in named.stderr
+    assert [row["error"] for row in csv.DictReader(named.stdout.splitlines())] == ["unreadable", ""]
+    shutil.rmtree(folder / "sub")
+    for path in folder.glob("*.[jp][pn]g"):
+        path.unlink()
+    said = str(run(folder, "--model", model_file).exception)
+    assert "left out: .heic 2, .txt 1): .jpg, " in said
+
+
+def test_a_file_has_one_row_under_whatever_names(
+    folder: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to(folder)
+    (tmp_path / "equal.png").symlink_to(folder / "sub" / "0.png")  # as DVC links equal images: files of their own
+    names = ["in, put/sub/1.png", str(folder / "sub"), "./in, put/*/../sub/*.png", "linked/sub/0.png", "linked"]
+    found = find_images([*names, "equal.png"])
+    assert [str(path) for path in found] == [
+        names[0], str(folder / "sub" / "0.png"), str(folder / "sub" / "2.png"), "linked/cut.png", "linked/empty.jpg",
+        "linked/text.png", "equal.png",
+    ]  # fmt: skip
+    listed = run(
+        "-", "--model", model_file, stdin=f"{folder}/sub/0.png\nlinked/sub/0.png\n./in, put/sub/0.png".encode()
+    )
+    (row,) = csv.DictReader(listed.stdout.splitlines())
+    assert row["path"] == str(folder / "sub" / "0.png")
+    # a later run may call them otherwise
+    out = tmp_path / "out.jsonl"
+    assert run("in, put", "--model", model_file, "--out", out).exit_code == 3
+    assert "(3 of them before)" in run(folder, "--model", model_file, "--out", out, "--resume").stderr
+    assert len(rows_of(out)) == 6
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_resumed_run_replaces_errors_that_it_tries_again_and_keeps_the_others(
+    folder: Path, model_file: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    run(folder, folder / "gone.png", "--model", model_file, "--out", out)
+    whole = (folder / "sub" / "0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole)
+    (folder / "empty.jpg").write_bytes(whole[:60])
+    done = run(
+        folder / "cut.png", folder / "empty.jpg", folder / "sub", "--model", model_file, "--out", out, "--resume"
+    )
+    assert "4 of 5 images predicted (3 of them before)" in done.stderr
+    found = {Path(row["path"]).name: row["error"] or "" for row in table(out)}
+    assert found == {
+        "0.png": "", "1.png": "", "2.png": "", "cut.png": "", "empty.jpg": "truncated", "text.png": "unreadable",
+        "gone.png": "missing_file",
+    }  # fmt: skip
+    assert len(table(out)) == 7
+
+
+@pytest.fixture()
+def many(folder: Path) -> Path:
+    """Two thousand names of six files."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
+    root = folder.parent / "many"
+    root.mkdir()
+    for i in range(2000):
+        os.link(files[i % len(files)], root / f"{i:04d}{files[i % len(files)].suffix}")
+    return root
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "derm_t2im", "predict", *map(str, arguments), "--device", "cpu"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def has_written(process: subprocess.Popen[str], journal: Path, rows: int) -> None:
+    end = time.monotonic() + 60
+    while not journal.is_file() or journal.read_bytes().count(b"\n") < rows:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_killed_twice_nothing_is_lost_and_nothing_is_there_twice(many: Path, model_file: Path, tmp_path: Path) -> None:
+    out, journal = tmp_path / "out.csv", tmp_path / ".out.csv.rows"
+    asked = (many, "--model", model_file, "--out", out)
+    for rows, more in ((1, ()), (600, ("--resume",))):
+        process = started(*asked, *more)
+        has_written(process, journal, rows)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not out.exists()
+    (tmp_path / ".out.csv.rows.new").write_text("left by a kill")
+    done = run(*asked, "--resume")
+    assert done.exit_code == 3 and "999 of 2,000 images predicted (" in done.stderr, done.stderr
+    assert run(many, "--model", model_file, "--out", tmp_path / "whole.csv").exit_code == 3
+    assert sorted(table(out), key=str) == sorted(table(tmp_path / "whole.csv"), key=str)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_interrupted_by_hand_it_says_what_is_kept(many: Path, model_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    process = started(many, "--model", model_file, "--out", out)
+    has_written(process, tmp_path / ".out.csv.rows", 1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    kept = len(rows_of(tmp_path / ".out.csv.rows"))
+    assert process.returncode == 130
+    assert said == f"interrupted: {kept:,} of 2,000 rows are kept beside {out}; go on with --resume.\n"
+    assert 256 <= kept < 2000
+    assert run(many, "--model", model_file, "--out", out, "--resume").exit_code == 3 and len(table(out)) == 2000
+
+
+def test_the_limit_of_pixels_is_told_and_can_be_raised(folder: Path, model_file: Path) -> None:
+    write_png(folder / "large.png", np.zeros((100, 60, 3), np.uint8))
+    for limit, error in ((5999, "too_large"), (6000, "")):
+        done = run(folder / "large.png", "--model", model_file, "--max-pixels", limit)
+        (row,) = csv.DictReader(done.stdout.splitlines())
+        assert row["error"] == error
+        assert not error or row["detail"] == "60 x 100 pixels, over max_pixels, 5,999: shrink it, or raise that"
+
+
+def test_what_the_service_refuses_predict_refuses_for_the_same_reasons(tmp_path: Path, model_file: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for name, content in {**{name: data for name, (data, _) in BAD.items()}, **GOOD}.items():
+        (root / f"{name}.png").write_bytes(content)
+    done = run(root, "--model", model_file, "--out", tmp_path / "out.jsonl")
+    assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} images predicted" in done.stderr
+    found = {Path(row["path"]).stem: row for row in rows_of(tmp_path / "out.jsonl")}
+    assert set(found) == {*BAD, *GOOD}
+    for name, row in found.items():
+        assert row["error"] in (BAD[name][1] if name in BAD else {None}), name
+        assert bool(row["detail"]) == (name in BAD) and (row["label"] is None) == (name in BAD)

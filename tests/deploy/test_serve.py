@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from derm_t2im.deploy import verify
+from derm_t2im.deploy.card import Operating
 from derm_t2im.deploy.runtime import Predictor
 from tests.curation.headless import Browser, find
+from tests.deploy import models
 from tests.deploy.bad_images import BAD, GOOD, encoded
 from tests.deploy.serving import JPEG, Server, form
 
@@ -157,6 +160,23 @@ def test_addresses_that_do_not_exist_and_wrong_methods(server: Server) -> None:
     assert reply.status == 405 and "POST /v1/predict" in reply.json["detail"]
 
 
+def test_it_says_which_model_answers_and_head_is_answered_as_get(server: Server, model_file: Path) -> None:
+    card = Predictor(model_file, "cpu").card
+    names = ("architecture", "precision", "sha256", "weights_sha256", "training_mix", "version", "threshold")
+    for path in ("/health", "/healthz"):
+        said = server.get(path).json
+        assert said["status"] == "ready"
+        assert {name: said["model"][name] for name in names} == {name: getattr(card, name) for name in names}
+    assert server.post(GOOD["jpeg"]).json["model"] == server.get("/health").json["model"]
+    assert card.sha256[:16] in server.get("/").body.decode()
+    for path in ("/", "/health", "/healthz", "/readyz", "/metrics", "/openapi.json"):
+        reply, whole = server.ask("HEAD", path, None, {}), server.get(path)
+        assert (reply.status, reply.body) == (200, b""), path
+        assert reply.headers["content-type"] == whole.headers["content-type"]
+    assert server.ask("HEAD", "/v1/predict", None, {}).status == 405
+    assert server.ask("HEAD", "/nowhere", None, {}).status == 404
+
+
 def test_openapi_describes_bodies_answers_and_refusals(server: Server) -> None:
     described = server.get("/openapi.json").json["paths"]["/v1/predict"]["post"]
     assert {"multipart/form-data", "image/jpeg", "image/png"} <= set(described["requestBody"]["content"])
@@ -218,7 +238,22 @@ def test_a_stop_finishes_what_is_under_way_and_refuses_the_rest(model_file: Path
                 answer += part
         assert answer.startswith(b"HTTP/1.1 200") and b'"label"' in answer
         assert server.process.wait(30) == 0
-    assert any("1 requests are finished first" in line for line in server.said)
+    assert "stopping: 1 request under way will be finished first; another signal stops at once.\n" in server.said
+    assert server.said[-1] == "stopped: 1 request answered, 1 image predicted.\n"
+
+
+def test_a_second_signal_stops_at_once_and_says_what_it_cut_off(model_file: Path) -> None:
+    with Server(model_file) as server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nx")
+        while server.counted("derm_t2im_held_images") < 1:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        while server.get("/health").json["status"] != "stopping":
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+    assert server.said[-1] == "stopped: 0 requests answered (1 cut off), 0 images predicted.\n"
+    assert not [line for line in server.said if "Traceback" in line]
 
 
 def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:
@@ -310,9 +345,13 @@ def test_memory_is_flat_over_ten_thousand_requests(model_file: Path) -> None:
 
 
 @pytest.mark.skipif(find() is None, reason="no Chromium")
-@pytest.mark.parametrize("key", ["", KEY])
-def test_the_page_shows_what_the_service_says(model_file: Path, tmp_path: Path, key: str) -> None:
-    with Server(model_file, env={"DERM_T2IM_API_KEY": key} if key else {}) as server, Browser(900, 1100) as page:
+@pytest.mark.parametrize(("key", "width"), [("", 390), (KEY, 1200)])
+def test_the_page_shows_what_the_service_says(exported: bytes, tmp_path: Path, key: str, width: int) -> None:
+    model = tmp_path / "model.onnx"
+    known = verify.operating(np.repeat([0.2, 0.9], 50), np.arange(100) % 10 > 0, 0.5)  # 45 of 90, 5 of 10
+    model.write_bytes(models.sealed(exported, operating=Operating(**known).model_dump()))
+    env = {"DERM_T2IM_API_KEY": key} if key else {}
+    with Server(model, env=env) as server, Browser(width, 1100) as page:
         page.open(server.url)
         page.wait_for("!!document.querySelector('#files')")
         said = page.run("document.body.innerText")
@@ -331,7 +370,9 @@ def test_the_page_shows_what_the_service_says(model_file: Path, tmp_path: Path, 
         page.wait_for("document.querySelector('#status').innerText.startsWith('2 of 2 done, 1 with an error')")
         text = page.run("document.querySelector('#results').innerText")
         assert "lesion <b>.png" in text and "threshold 0.500" in text and "unreadable" in text
+        assert "50\xa0% (24 to\xa076)" in text and ("No diagnosis: " in text or "No all-clear: " in text)
         assert page.run("document.querySelectorAll('meter').length") == 2
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
         assert page.run("[...document.querySelectorAll('input')].every(one => one.labels.length)")
         page.screenshot(tmp_path / "page.png")
         assert all(url.startswith((server.url, "blob:", "data:")) for url in page.requests), page.requests

@@ -145,8 +145,11 @@ class Card(BaseModel):
                     "with `dvc repro` (stage export), or use the version of derm-t2im that wrote it."
                 )
             return cls.model_validate(values)
-        except (ValidationError, ValueError) as error:
-            raise UserError(f"its derm-t2im metadata is damaged: {' '.join(str(error).split())[:300]}") from None
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+            raise UserError(f"{_DAMAGED}: {wrong[:300]}") from None
+        except ValueError as error:
+            raise UserError(f"{_DAMAGED}: {' '.join(str(error).split())[:300]}") from None
 
 
 def read_card(content: bytes) -> Card:
@@ -193,6 +196,7 @@ def digest(content: bytes) -> str:
 
 
 DIGEST_KEY = f"{PREFIX}sha256"
+_DAMAGED = "its derm-t2im metadata is damaged: get the file again (`dvc checkout`), or export it anew"
 _METADATA = 14  # the field number of ModelProto.metadata_props in onnx.proto
 _CUT = "the file is cut short, or is no ONNX file: get it again (`dvc checkout`)."
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ import typer
 from derm_t2im import paths
 from derm_t2im.errors import UserError
 
+INTERRUPTED = 130  # exit code, as shells have it for SIGINT
+PIXELS = 178_000_000  # more than this Pillow takes for a bomb
 SOME_FAILED = 3  # exit code: some images could not be predicted
 
 
@@ -24,7 +28,10 @@ def predict(
         typer.Argument(help="Image files, folders, quoted patterns; - reads paths from stdin.", metavar="PATH..."),
     ],
     model: Annotated[
-        Path | None, typer.Option(help="Exported ONNX file; default: the one in models/onnx, if there is one.")
+        Path | None,
+        typer.Option(
+            envvar="DERM_T2IM_MODEL", help="Exported ONNX file; default: the one in models/onnx, if there is one."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Table (.csv, .jsonl, .parquet); default: CSV on stdout.")] = None,
     form: Annotated[
@@ -44,26 +51,34 @@ def predict(
         bool, typer.Option("--allow-cpu", help="Go on with the CPU if the device asked for does not load.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images per batch; halved where memory runs out.")] = 64,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=PIXELS, help="Most pixels of an image; larger ones are not decoded.")
+    ] = 100_000_000,
     engine_cache: Annotated[Path | None, typer.Option(help="Folder for TensorRT's engines.")] = None,
 ) -> None:
     """Classify images with an exported model. Research only, not a medical device.
 
-    Ends with 0 if every image was predicted, 3 if some were not (their rows say why), 1 if none was.
+    Ends with 0 if every image was predicted, 3 if some were not (their rows say why), 1 if none was, 130 if it was
+    interrupted.
     """
     from derm_t2im.deploy.predict import (
         Prediction,
         find_images,
         format_of,
+        identity,
         lines,
         listed,
         name_of,
+        of_other_kinds,
         predict_files,
         record,
     )
     from derm_t2im.deploy.results import COMMIT, Embeddings, Rows
     from derm_t2im.deploy.runtime import Predictor
+    from derm_t2im.imaging.io import EXTENSIONS
     from derm_t2im.progress import say, track
 
+    asked = [path for path in (out, embeddings) if path]
     wanted = format_of(out, form)
     if resume and out is None:
         raise UserError("--resume needs the file to go on from: give --out.")
@@ -81,9 +96,11 @@ def predict(
     if "" in images:
         raise UserError("one of the paths is empty: is a variable unset?")
     places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
-    files = find_images(places)
+    left_out: Counter[str] = Counter()
+    files = find_images(places, left_out)
     if not files:
-        raise UserError(f"no image files below {', '.join(images)}.")
+        others = f" ({of_other_kinds(left_out)})" if left_out else ""
+        raise UserError(f"no image files below {', '.join(images)}{others}: {', '.join(EXTENSIONS)} are looked for.")
     inputs = {Path(os.path.realpath(path)) for path in (*files, chosen)}  # a circle of links is an input, too
     out = _target("--out", out, inputs) if out else None
     if embeddings:  # its writer is open already, and has written nothing
@@ -94,13 +111,15 @@ def predict(
     if rows and rows.journal.is_file() and not resume:
         say(f"predict: the rows of an unfinished run for {out} are dropped; --resume would go on from them.")
     done = rows.start(resume, usable) if rows else set()
-    todo = [path for path in files if name_of(path) not in done] if done else files
-    failed = 0
+    todo = [path for path in files if identity(name_of(path)) not in done] if done else files
+    reasons: Counter[str] = Counter()
+    written = 0
     header = True
+    stopped = False
 
     def commit(part: list[Any]) -> None:
-        nonlocal failed, header
-        failed += sum(found.probabilities is None for found in part)
+        nonlocal written, header
+        reasons.update(found.reason for found in part if found.probabilities is None)
         if vectors:
             vectors.add(part)  # before their rows, see `results`
         records = [record(found, card.classes, card.positive, card.threshold) for found in part]
@@ -111,26 +130,43 @@ def predict(
             sys.stdout.writelines(lines(records, wanted, header))
             sys.stdout.flush()
             header = False
+        written += len(records)
 
     with _quiet_pipe():
         part: list[Any] = []
         try:
-            for found in track(predict_files(predictor, todo, batch, measure=measure), "predict", total=len(todo)):
+            answers = predict_files(predictor, todo, batch, measure=measure, max_pixels=max_pixels)
+            for found in track(answers, "predict", total=len(todo)):
                 part.append(found)
                 if len(part) >= (COMMIT if rows or vectors else 1):
                     ready, part = part, []
-                    commit(ready)
-        finally:  # stopped by hand, too: what is computed is kept
+                    with _uninterrupted():
+                        commit(ready)
+        except KeyboardInterrupt:
+            stopped = True
+        finally:  # what is computed is kept
             if part:
                 commit(part)
+    if stopped:
+        have = f"interrupted: {len(files) - len(todo) + written:,} of {len(files):,} rows"
+        how = f"are kept beside {asked[0]}; go on with --resume." if rows else "were written; with --out one can go on."
+        say(f"{have} {how}")
+        raise typer.Exit(INTERRUPTED)
     if rows:
         rows.finish()
+    failed = reasons.total()
     if vectors and failed < len(files):
         vectors.finish()
-    where = "".join(f" -> {path}" for path in (out, embeddings) if path)
-    before = f" ({len(files) - len(todo)} of them before)" if len(todo) < len(files) else ""
+    where = f" -> {', '.join(map(str, asked))}" if asked else ""
+    before = f" ({len(files) - len(todo):,} of them before)" if len(todo) < len(files) else ""
     with_what = f"{chosen} on {predictor.provider.removesuffix('ExecutionProvider')}"
-    say(f"{len(files) - failed} of {len(files)} images predicted{before} with {with_what}{where}. {card.intended_use}")
+    what = f"{len(files) - failed:,} of {len(files):,} images predicted{before}"
+    say(f"{what} with {with_what}{where}. {card.intended_use}")
+    if failed:
+        told = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
+        say(f"{failed:,} could not be predicted: {told}; their rows say why.")
+    if left_out:
+        say(f"{of_other_kinds(left_out)}.")
     if failed:
         raise typer.Exit(1 if failed == len(files) else SOME_FAILED)
 
@@ -153,6 +189,19 @@ def _target(option: str, path: Path, inputs: set[Path]) -> Path:
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{option} {path} cannot be written there ({error.strerror}): name another place.") from None
     return real
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until this is done: half a commit would be neither kept nor told."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -236,5 +285,5 @@ def default_model() -> Path:
         return models[0]
     if not models:
         raise UserError(f"no model in {paths.ONNX}: run `dvc repro` (or `dvc pull`), or name one with --model.")
-    raise UserError(f"more than one model: choose one with --model, e.g. --model {models[0]}; there are "
-                    f"{', '.join(map(str, models))}.")  # fmt: skip
+    raise UserError(f"more than one model: choose one with --model (or DERM_T2IM_MODEL), e.g. --model {models[0]}; "
+                    f"there are {', '.join(map(str, models))}.")  # fmt: skip

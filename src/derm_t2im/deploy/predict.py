@@ -7,10 +7,11 @@ import glob
 import io
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 
 from derm_t2im import runtime as machine
 from derm_t2im.errors import UserError
+from derm_t2im.imaging.io import MAX_PIXELS
 
 if TYPE_CHECKING:
     from derm_t2im.deploy.runtime import Predictor
@@ -44,26 +46,68 @@ class Prediction:
     measures: dict[str, Any] = field(default_factory=dict)
 
 
-def find_images(places: Iterable[Path | str]) -> list[Path]:
+def find_images(places: Iterable[Path | str], left_out: Counter[str] | None = None) -> list[Path]:
     """The files named, the images below the folders named, and what patterns match, each once.
 
-    Folders and patterns in order of name; linked folders are not entered. A name that does not exist, and a
-    pattern that matches nothing, stays in the list, so that it gets its own error.
-    """
-    from derm_t2im.imaging.io import EXTENSIONS
+    Folders and patterns in order of name; linked folders are not entered. A file that several names lead to has the
+    first of them. A name that does not exist, a pattern that matches nothing and a folder that cannot be read stay in
+    the list, so that they get errors of their own.
 
-    found: dict[Path, None] = {}
+    Args:
+        places: Files, folders and patterns.
+        left_out: Counts the files below folders that are taken for no images, by suffix.
+    """
+    found: dict[str, Path] = {}
     for place in map(Path, places):
         matches = [place]
         if not os.path.lexists(place) and glob.has_magic(str(place)):
             matches = sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor)))) or [place]
         for match in matches:
-            if _is_folder(match):
-                inside = (p for p in match.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.is_dir())
-                found.update(dict.fromkeys(sorted(inside)))
-            else:
-                found[match] = None
-    return list(found)
+            for path in _below(match, Counter() if left_out is None else left_out) if _is_folder(match) else [match]:
+                found.setdefault(identity(path), path)
+    return list(found.values())
+
+
+def _below(folder: Path, left_out: Counter[str]) -> list[Path]:
+    from derm_t2im.imaging.io import EXTENSIONS
+
+    found: list[Path] = []
+    # A folder that cannot be read is listed itself.
+    for root, _, names in os.walk(folder, onerror=lambda error: found.append(Path(error.filename))):
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if suffix in EXTENSIONS:
+                found.append(Path(root, name))
+            elif not name.startswith("."):
+                left_out[suffix] += 1
+    return sorted(found)
+
+
+def of_other_kinds(left_out: Counter[str], most: int = 8) -> str:
+    """How many files were left out, in words: the commonest suffixes one by one."""
+    n = left_out.total()
+    told = [f"{suffix.encode('unicode_escape').decode() or 'without a suffix'} {k}"
+            for suffix, k in left_out.most_common(most)]  # fmt: skip
+    if rest := n - sum(k for _, k in left_out.most_common(most)):
+        told.append(f"others {rest}")
+    return f"{n:,} file{'s' if n > 1 else ''} of other kinds left out: {', '.join(told)}"
+
+
+def identity(path: Path | str) -> str:
+    """What all names of a file have in common: its folder, through links, and its own name.
+
+    A linked file counts as a file of its own: DVC can link equal images of different names to one.
+    """
+    path = Path(path)
+    return str(_real(Path.cwd(), path.parent) / path.name)
+
+
+@lru_cache(maxsize=4096)
+def _real(start: Path, folder: Path) -> Path:
+    try:
+        return Path(os.path.realpath(start / folder))
+    except ValueError:  # a name that no file can have
+        return folder
 
 
 def _is_folder(path: Path) -> bool:
@@ -80,7 +124,12 @@ def listed(text: bytes) -> list[Path]:
 
 
 def predict_files(
-    predictor: Predictor, files: Iterable[Path], batch: int = 64, workers: int | None = None, measure: bool = False
+    predictor: Predictor,
+    files: Iterable[Path],
+    batch: int = 64,
+    workers: int | None = None,
+    measure: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """A prediction for each file, in order; a file that cannot be read stops no other.
 
@@ -93,6 +142,7 @@ def predict_files(
         batch: Images at once; where memory runs out, half as many from then on.
         workers: Threads that read; default: ``DERM_T2IM_WORKERS``, else the cores of this machine.
         measure: Measure what lies on each image as well, which takes about twice the time of hair removal.
+        max_pixels: Of a larger image nothing is decoded.
     """
     import cv2
     import PIL.Image  # noqa: F401 (threads that import at the same time wait for each other)
@@ -105,7 +155,7 @@ def predict_files(
 
         def refill() -> None:
             for path in islice(rest, 2 * batch + count - len(waiting)):
-                waiting.append(pool.submit(_read, predictor, path, measure))
+                waiting.append(pool.submit(_read, predictor, path, measure, max_pixels))
 
         try:
             refill()
@@ -131,12 +181,14 @@ class _Read:
     measures: dict[str, Any] = field(default_factory=dict)
 
 
-def _read(predictor: Predictor, path: Path, measure: bool) -> _Read:
+def _read(predictor: Predictor, path: Path, measure: bool, max_pixels: int) -> _Read:
     from derm_t2im.imaging.io import ImageError, read_rgb
     from derm_t2im.imaging.prepare import bare_and_measured
+    from derm_t2im.sources.intake import verify
 
     try:
-        rgb = read_rgb(path, min_side=MIN_SIDE)
+        rgb = read_rgb(path, max_pixels, MIN_SIDE)
+        verify(path)
         if measure:
             small, measures = bare_and_measured(rgb, predictor.card.size, predictor.card.hair_removal)
             return _Read(path, small, measures=measures)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derm_t2im.deploy.predict import Format, Prediction, lines, name_of
+from derm_t2im.deploy.predict import Format, Prediction, identity, lines, name_of
 from derm_t2im.errors import UserError
 from derm_t2im.state import write_atomic
 
@@ -54,25 +55,23 @@ class Rows:
         self.journal = out.with_name(f".{out.name}.rows")
 
     def start(self, resume: bool, usable: set[str] | None = None) -> set[str]:
-        """Begin, and return the paths that need not be computed again.
+        """Begin, and return the images (`identity`) that need not be computed again.
 
         Args:
-            resume: Go on from the rows of an unfinished run and of ``out``; those with an error are left out,
-                so that they are tried again.
+            resume: Go on from the rows of ``out`` and of an unfinished run. All are kept; those with an error are
+                replaced if the image is tried again.
             usable: Paths whose embeddings are there; None: all.
 
         Raises:
             UserError: if they are of another model, or not rows of `predict`.
         """
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.journal.with_name(self.journal.name + ".new")
         done: set[str] = set()
-        with fresh.open("w", encoding="utf-8") as file:
-            for row in self._before() if resume else ():
-                if row["error"] is None and row["path"] not in done and (usable is None or row["path"] in usable):
-                    done.add(row["path"])
-                    file.writelines(lines([row], "jsonl"))
-        fresh.replace(self.journal)
+        with _whole(self.journal) as fresh, fresh.open("w", encoding="utf-8") as file:
+            for row in _newest(self._before) if resume else ():
+                file.writelines(lines([row], "jsonl"))
+                if row["error"] is None and (usable is None or row["path"] in usable):
+                    done.add(identity(row["path"]))
         return done
 
     def add(self, records: list[dict[str, Any]]) -> None:
@@ -81,21 +80,18 @@ class Rows:
             file.writelines(lines(records, "jsonl"))
 
     def finish(self) -> None:
-        """Put all rows into the file asked for."""
-        if self._form == "jsonl":
-            self.journal.replace(self.out)
-            return
-        partial = self.out.with_name(f".{self.out.name}.partial")
-        if self._form == "csv":
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(lines(_json_lines(self.journal), "csv"))
-        else:
-            _to_parquet(self.journal, partial)
-        partial.replace(self.out)
+        """Put all rows into the file asked for, the newest one of each image."""
+        rows = _newest(lambda: _json_lines(self.journal))
+        with _whole(self.out) as fresh:
+            if self._form == "parquet":
+                _to_parquet(rows, fresh)
+            else:
+                with fresh.open("w", encoding="utf-8", newline="") as file:
+                    file.writelines(lines(rows, self._form))
         self.journal.unlink()
 
     def _before(self) -> Iterator[dict[str, Any]]:
-        both: tuple[tuple[Path, Format], ...] = ((self.journal, "jsonl"), (self.out, self._form))
+        both: tuple[tuple[Path, Format], ...] = ((self.out, self._form), (self.journal, "jsonl"))  # oldest first
         for path, form in both:
             if not path.is_file():
                 continue
@@ -103,7 +99,7 @@ class Rows:
                 if _header(path, form) not in (None, self._columns):
                     raise ValueError("other columns")
                 for row in _READ[form](path):
-                    if list(row) != self._columns:
+                    if list(row) != self._columns or not isinstance(row["path"], str):
                         raise ValueError("other columns")
                     if row["model"] != self._model:
                         raise UserError(
@@ -181,15 +177,14 @@ class Embeddings:
         else:
             import pyarrow.parquet as pq
 
-            partial = self.out.with_name(f".{self.out.name}.partial")
-            writer = None
-            for table in tables:
-                writer = writer or pq.ParquetWriter(partial, table.schema)
-                writer.write_table(table)
-            if writer is None:
-                raise UserError(f"{self.out}: no image was predicted, so there are no embeddings to write.")
-            writer.close()
-            partial.replace(self.out)
+            with _whole(self.out) as fresh:
+                writer = None
+                for table in tables:
+                    writer = writer or pq.ParquetWriter(fresh, table.schema)
+                    writer.write_table(table)
+                if writer is None:
+                    raise UserError(f"{self.out}: no image was predicted, so there are no embeddings to write.")
+                writer.close()
         shutil.rmtree(self._parts, ignore_errors=True)
 
     def _write(self, table: pa.Table) -> None:
@@ -276,6 +271,26 @@ def _to_npz(tables: list[pa.Table], model: str) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``target`` once it is whole; stopped halfway it leaves nothing.
+
+    What a kill leaves is overwritten by the next run.
+    """
+    fresh = target.with_name(f".{target.name.removeprefix('.')}.new")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _newest(read: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The last row of each image, in order; reads twice, so that no row stays in memory."""
+    last = {identity(row["path"]): k for k, row in enumerate(read())}
+    return (row for k, row in enumerate(read()) if last[identity(row["path"])] == k)
+
+
 def _header(path: Path, form: Format) -> list[str] | None:
     """The columns that a table states apart from its rows; None for JSON lines and an empty file."""
     import csv
@@ -324,13 +339,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 _READ = {"jsonl": _json_lines, "csv": _csv_rows, "parquet": _parquet_rows}
 
 
-def _to_parquet(rows: Path, target: Path) -> None:
+def _to_parquet(source: Iterator[dict[str, Any]], target: Path) -> None:
     from itertools import islice
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source = _json_lines(rows)
     first = next(source, None)
     if first is None:
         raise UserError(f"{target}: no rows to write.")

@@ -25,7 +25,10 @@ def drift(
     new: Annotated[Path, typer.Argument(help="What it meets now: the same.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="Exported ONNX file, for folders; default: the one in models/onnx, if there is one."),
+        typer.Option(
+            envvar="DERM_T2IM_MODEL",
+            help="Exported ONNX file, for folders; default: the one in models/onnx, if there is one.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Operating point on the scores; default: the model's.")

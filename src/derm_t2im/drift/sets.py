@@ -89,10 +89,13 @@ def check_alike(ref: Set, new: Set) -> None:
 
 
 def _from_folder(path: Path, predictor: Predictor) -> Set:
-    from derm_t2im.deploy.predict import find_images, predict_files
-    from derm_t2im.progress import track
+    from derm_t2im.deploy.predict import find_images, of_other_kinds, predict_files
+    from derm_t2im.progress import say, track
 
-    files = find_images([path])
+    left_out: Counter[str] = Counter()
+    files = find_images([path], left_out)
+    if left_out:
+        say(f"{path}: {of_other_kinds(left_out)}.")
     if not files:
         raise UserError(f"no image files below {path}.")
     good, unusable = [], Counter[str]()

@@ -97,8 +97,10 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
         raise
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ImageError("missing_file", "there is no such file") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", str(error)) from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            "too_large", f"over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, whatever max_pixels is: shrink it"
+        ) from None
     except MemoryError:
         raise ImageError("too_large", "not enough memory to decode it") from None
     except Exception as error:  # decoders raise all manner of types for broken bytes
@@ -112,7 +114,9 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
 def _check_header(image: Image.Image, max_pixels: int, min_side: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError("too_large", f"{width} x {height} pixels, more than {max_pixels}")
+        raise ImageError(
+            "too_large", f"{width} x {height} pixels, over max_pixels, {max_pixels:,}: shrink it, or raise that"
+        )
     if min(width, height) < min_side:
         raise ImageError("too_small", f"{width} x {height} pixels, a side is under {min_side}")
     frames = getattr(image, "n_frames", 1)

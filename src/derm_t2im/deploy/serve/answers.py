@@ -20,8 +20,9 @@ BAD: dict[str, Any] = {
     "above_threshold": None, "error": "truncated", "detail": "image file is truncated",
 }  # fmt: skip
 MODEL: dict[str, Any] = {
-    "architecture": "vit", "weights_sha256": "5f2c...", "classes": ["benign", "malignant"],
-    "positive": ["malignant"], "threshold": 0.41,
+    "architecture": "vit", "precision": "fp32", "sha256": "91d0...", "weights_sha256": "5f2c...",
+    "training_mix": "hybrid", "version": "0.1.0", "classes": ["benign", "malignant"], "positive": ["malignant"],
+    "threshold": 0.41,
 }  # fmt: skip
 
 
@@ -29,7 +30,11 @@ class Model(BaseModel):
     """Which model answered."""
 
     architecture: str
-    weights_sha256: str
+    precision: str = Field(description="fp32, fp16 or int8: each decides a little differently.")
+    sha256: str = Field(description="Digest of the file; `derm-t2im predict` gives its first 16 digits as `model`.")
+    weights_sha256: str = Field(description="Of the network that was exported, alike in each precision.")
+    training_mix: str
+    version: str = Field(description="Of derm-t2im, which exported it.")
     classes: tuple[str, ...]
     positive: tuple[str, ...] = Field(description="Classes whose probabilities add up to positive_probability.")
     threshold: float | None = Field(description="Operating point on positive_probability.")
@@ -38,6 +43,13 @@ class Model(BaseModel):
     def of(cls, card: Card) -> Model:
         """From the description in its file."""
         return cls(**{name: getattr(card, name) for name in cls.model_fields})
+
+
+class Health(BaseModel):
+    """Whether requests are taken, and by which model."""
+
+    status: str = Field(description="ready, starting or stopping.")
+    model: Model
 
 
 class Result(BaseModel):

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException as StarletteError
 
 from derm_t2im import __version__, runtime
 from derm_t2im.deploy.serve import page
-from derm_t2im.deploy.serve.answers import BODY, RESPONSES, Answer, Model, Result
+from derm_t2im.deploy.serve.answers import BODY, RESPONSES, Answer, Health, Model, Result
 from derm_t2im.deploy.serve.batches import Batcher
 from derm_t2im.deploy.serve.limits import Limits, Room
 from derm_t2im.deploy.serve.metrics import Metrics
@@ -29,7 +29,7 @@ from derm_t2im.deploy.serve.reading import RETRY_SECONDS, Place, Refused, Upload
 if TYPE_CHECKING:
     from derm_t2im.deploy.runtime import Predictor
 
-PATHS = ("/", "/v1/predict", "/healthz", "/readyz", "/metrics", "/openapi.json")
+PATHS = ("/", "/v1/predict", "/health", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
 
 class Service:
@@ -49,13 +49,18 @@ class Service:
         self.batcher = Batcher(self._predict, limits.max_batch, limits.max_wait_ms / 1000, self._batch)
         self.metrics = Metrics(lambda: self.room.images, lambda: self.batcher.waiting, lambda: self.ready)
         self.decoders = ThreadPoolExecutor(runtime.workers(), thread_name_prefix="decode")
-        self.active = 0
+        self.active = self.answered = self.predicted = 0
         self.warm = self.stopping = False
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
         return self.warm and not self.stopping
+
+    @property
+    def status(self) -> str:
+        """One word for it."""
+        return "stopping" if self.stopping else "ready" if self.warm else "starting"
 
     @asynccontextmanager
     async def run(self, _: FastAPI) -> AsyncIterator[None]:
@@ -119,6 +124,7 @@ class Service:
         finally:
             self.active -= 1
         good = any(result.error is None for result in results)
+        self.answered += 1
         return 200 if good else 422, Answer(
             model=Model.of(self.card), results=results, intended_use=self.card.intended_use
         )
@@ -133,6 +139,7 @@ class Service:
             return Result.bad(upload.name, error.reason, error.detail)
         row = await self.batcher.ask(image)
         self.metrics.images.inc()
+        self.predicted += 1
         return Result.good(upload.name, row, self.card)
 
     def _decode(self, data: bytes) -> np.ndarray:
@@ -182,9 +189,10 @@ def create(service: Service) -> FastAPI:
         status, answer = await service.answer(request)
         return JSONResponse(answer.model_dump(), status)
 
-    @app.get("/healthz", summary="Whether the process lives")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    @app.get("/health", include_in_schema=False)
+    @app.get("/healthz", summary="That the process lives, and which model it has")
+    async def healthz() -> Health:
+        return Health(status=service.status, model=Model.of(service.card))
 
     @app.get("/readyz", summary="Whether requests are taken", responses={503: RESPONSES[503]})
     async def readyz() -> dict[str, str]:
@@ -213,6 +221,8 @@ class _Counted:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if scope["method"] == "HEAD":  # answered as GET; the server leaves the body away
+            scope = {**scope, "method": "GET"}
         # Only addresses that exist: a stranger must not make new series at will.
         path = scope["path"] if scope["path"] in PATHS else "other"
         began = time.perf_counter()

@@ -17,7 +17,9 @@ KEY_LENGTH = 16
 
 def serve(
     model: Annotated[
-        Path | None, typer.Option(help="Exported ONNX file; default: the one in models/onnx, if there is one.")
+        Path | None,
+        typer.Option(envvar="DERM_T2IM_MODEL",
+                     help="Exported ONNX file; default: the one in models/onnx, if there is one."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs an API key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from types import FrameType
 
@@ -39,7 +40,8 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.service.stopping = True
-        say(f"stopping: {self.service.active} requests are finished first.")
+        if n := self.service.active:
+            say(f"stopping: {_many(n, 'request')} under way will be finished first; another signal stops at once.")
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_task(self._drain())
 
@@ -49,6 +51,15 @@ class Server(uvicorn.Server):
             await asyncio.sleep(POLL)
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close, and say what was done."""
+        done = self.service
+        cut = f" ({done.active} cut off)" if done.active else ""
+        if cut:  # the last line says it; uvicorn would show where each one stood
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+        say(f"stopped: {_many(done.answered, 'request')} answered{cut}, {_many(done.predicted, 'image')} predicted.")
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
         await super().startup(sockets)
@@ -56,6 +67,10 @@ class Server(uvicorn.Server):
             port = self.servers[0].sockets[0].getsockname()[1]
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
             say(f"serving on http://{host}:{port}")
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def run(service: Service, host: str, port: int) -> None:

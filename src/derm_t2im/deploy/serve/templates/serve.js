@@ -12,10 +12,13 @@
     if (kind) made.className = kind;
     return made;
   };
+  const megabytes = (bytes) => `${(bytes / 1048576).toFixed(1)} MB`;
   const wait = (seconds) => new Promise((go) => setTimeout(go, 1000 * seconds));
 
   const ask = async (file) => {
-    if (file.size > maxBytes) throw new Error(`over ${maxBytes} bytes`);
+    if (file.size > maxBytes) {
+      throw new Error(`${megabytes(file.size)}, over the limit of ${megabytes(maxBytes)}: send a smaller one`);
+    }
     const headers = form.dataset.key === "yes" ? { Authorization: `Bearer ${at("key").value}` } : {};
     for (let tries = 1; ; tries += 1) {
       const body = new FormData();
@@ -34,18 +37,34 @@
   const show = (place, said) => {
     const found = said.results[0], model = said.model;
     if (found.error) throw new Error(`${found.error.replaceAll("_", " ")}: ${found.detail}`);
-    for (const [name, p] of Object.entries(found.probabilities)) {
-      const row = make("div", "", "class"), bar = make("meter");
-      bar.value = p;
-      bar.setAttribute("aria-label", `probability of ${name}`);
-      row.append(make("b", name), bar, make("span", `${(100 * p).toFixed(1)} %`));
-      place.append(row);
-    }
+    const [positive, bound] = [model.positive.join(" + "), model.threshold];
     if (found.above_threshold !== null) {
       const side = found.above_threshold ? "at or above" : "below";
-      const p = found.positive_probability.toFixed(3), bound = model.threshold.toFixed(3);
-      place.append(make("p", `${model.positive.join(" + ")} ${p}: ${side} the threshold ${bound}`));
+      const p = found.positive_probability.toFixed(3);
+      place.append(make("p", `${positive} ${p}: ${side} the operating threshold ${bound.toFixed(3)}`, "verdict"));
     }
+    for (const [name, p] of Object.entries(found.probabilities)) {
+      const row = make("div", "", "class"), track = make("div", "", "track"), bar = make("meter");
+      bar.value = p;
+      bar.setAttribute("aria-label", `probability of ${name}`);
+      track.append(bar);
+      if (found.above_threshold !== null && name === positive) {
+        const mark = make("i", "", "mark");
+        mark.style.left = `${100 * bound}%`;
+        mark.title = `operating threshold ${bound.toFixed(3)}`;
+        track.append(mark);
+      }
+      row.append(make("b", name), track, make("span", `${(100 * p).toFixed(1)} %`));
+      place.append(row);
+    }
+    const { alarms, missed } = form.dataset;
+    let doubt = "No diagnosis: see below what the figures mean.";
+    if (found.above_threshold !== null && alarms) {
+      doubt = found.above_threshold
+        ? `No diagnosis: ${alarms} of the validation images that are not ${positive} reach the threshold, too.`
+        : `No all-clear: ${missed} of the validation images that are ${positive} stay below the threshold, too.`;
+    }
+    place.append(make("p", doubt, "small"));
   };
 
   const tell = () => {
@@ -65,7 +84,9 @@
       show(said, await ask(file));
     } catch (error) {
       failed += 1;
-      said.append(make("p", error.message || "the service does not answer", "bad"));
+      // fetch itself fails with a TypeError, whose words are the browser's own.
+      const why = error instanceof TypeError ? "the service does not answer: is it still running?" : error.message;
+      said.append(make("p", why, "bad"));
     }
     done += 1;
     tell();
