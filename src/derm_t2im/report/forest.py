@@ -1,4 +1,4 @@
-"""Forest plots as tables: a name, a drawn interval, the numbers; drawn in percent of a column, so they fit any width."""
+"""Forest plots as tables: name, drawn interval, numbers; drawn in percent of a column, so that any width fits."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def forest(
         return None
     ends = [end for e in estimates for end in (e.low, e.value, e.high)]
     low, high = min(0.0, *ends), max(0.0, *ends)
-    pad = 0.06 * (high - low) or 0.5
+    pad = 0.06 * (high - low) if high - low > 1e-9 else 0.5
     low, high = (low - pad if low < 0 or sides[0] else low), high + pad
 
     def place(value: float) -> str:

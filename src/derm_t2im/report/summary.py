@@ -132,8 +132,8 @@ def _generator(evidence: Evidence) -> Part:
     saw = f", fine-tuned (LoRA) on {words.count(_seen(evidence))} of the training images" if _seen(evidence) else ""
     return Part(
         "Generator",
-        f"A text-to-image diffusion model{saw}. It drew {words.count(pool)} images; rules and an independent classifier "
-        f"kept {words.count(kept)}.",
+        f"A text-to-image diffusion model{saw}. It drew {words.count(pool)} images; rules and an independent "
+        f"classifier kept {words.count(kept)}.",
         "trust",
     )
 

@@ -36,7 +36,7 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def _value(values: Mapping[str, Any], key: str, form: words.Form = "percent") -> str:
-    return f"{words.number(values.get(key), form)} {words.bounds(values, key, form)}".strip()
+    return f"{words.number(values.get(key), form)}{words.NBSP}{words.bounds(values, key, form)}".strip()
 
 
 def _likeness(fidelity: Mapping[str, Any], finetune: Mapping[str, Any]) -> Finding:
@@ -47,7 +47,7 @@ def _likeness(fidelity: Mapping[str, Any], finetune: Mapping[str, Any]) -> Findi
         ("kid_after", "After fine-tuning", "hybrid"),
         ("kid_floor", "Real against real", "real"),
     ):
-        rows += estimate(finetune, key, name, tone=tone, detail="test drawing of the fine-tuning")
+        rows += estimate(finetune, key, name, tone=tone, detail="while fine-tuning")
     for label in sorted(name for name, values in fidelity.items() if isinstance(values, Mapping) and "kid" in values):
         if label not in ("all", "external"):
             n = f"{label}, n = "
@@ -82,15 +82,15 @@ def _labels(fidelity: Mapping[str, Any], generate: Mapping[str, Any]) -> Finding
     key = "class_agreement"
     if not words.is_number(generate.get(key)):
         return Finding("", "", None)
-    detail = "n = " + words.count(generate.get(f"{key}_n", generate.get("images")))
-    rows = estimate(generate, key, "Synthetic, class asked for", "percent", tone="hybrid", detail=detail)
+    detail = "class asked for, n = " + words.count(generate.get(f"{key}_n", generate.get("images")))
+    rows = estimate(generate, key, "Synthetic", "percent", tone="hybrid", detail=detail)
     whole = flat(fidelity.get("all"))
     said = f"An independent classifier sees the class that was asked for in {_value(generate, key)} of them"
     wrong = {k: whole.get(f"label_disagreement_real{k}") for k in ("", "_low", "_high")}
     if all(words.is_number(v) for v in wrong.values()):
         right = {"real": 1 - wrong[""], "real_low": 1 - wrong["_high"], "real_high": 1 - wrong["_low"]}  # type: ignore[operator]
-        rows += estimate(right, "real", "Real, held out, own class", "percent", tone="real",
-                         detail="n = " + words.count(whole.get("n_real")))  # fmt: skip
+        rows += estimate(right, "real", "Real, held out", "percent", tone="real",
+                         detail="own class, n = " + words.count(whole.get("n_real")))  # fmt: skip
         said += f"; of held-out real images it puts {_value(right, 'real')} into their own class"
         if generate.get(f"{key}_low", 0) > right["real_high"]:
             said += ". Synthetic images are easier than real ones, not better"
@@ -130,7 +130,7 @@ def _shortcuts(values: Mapping[str, Any]) -> Finding:
     if not rows:
         return Finding("", "", None)
     if easier:
-        said = f"Yes: their classes are told apart more easily than those of real images, in AUC, from {'; '.join(easier)}."
+        said = f"Yes: their classes are told apart more easily than real ones, in AUC, from {'; '.join(easier)}."
     else:
         said = "None shown: from what is not the lesion, their classes are told apart no more easily than real ones."
     caption = f"AUC of a classifier that sees only this, synthetic {words.MINUS} real images. {INTERVALS}"

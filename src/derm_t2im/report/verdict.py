@@ -16,7 +16,7 @@ MEASURES = ("auc", "accuracy")
 NAMES = {"auc": "AUC", "accuracy": "accuracy"}
 FORMS: dict[str, words.Form] = {"auc": "difference", "accuracy": "points"}
 LEVELS: dict[str, words.Form] = {"auc": "plain", "accuracy": "percent"}
-MOST = 3  # differences that a sentence names one by one
+MOST = 2  # differences that a sentence names one by one
 
 QUESTIONS = {
     "real": "Hybrid against real images alone",
@@ -86,7 +86,8 @@ def _beyond(group: Sequence[Contrast]) -> str:
     better, worse = (sum(v.startswith(w) for v in known) for w in ("better", "worse"))
     if better or worse:
         of = _comparisons(len(known))
-        return f"With the spread of training runs: improvement in {better}, deterioration in {worse} of {of}."
+        parts = [f"{what} in {k}" for what, k in (("improvement", better), ("deterioration", worse)) if k]
+        return f"With the spread of training runs: {', '.join(parts)} of {of}."
     equal = known.count("equivalent")
     same = f", shown to be equivalent in {equal}" if equal else ""
     return f"With the spread of training runs: no difference shown in {_comparisons(len(known))}{same}."
@@ -124,8 +125,8 @@ def _forest(b: str, group: Sequence[Contrast], levels: Mapping[str, Any]) -> For
     caption += "test images."
     if any(row.wide for row in rows):
         caption += " Thin: 95 % interval with the spread of training runs as well; an arrow where it goes on."
-    headings = ("Classifier", f"Difference in {name}{unit}", "Difference [95 %]", f"{name}, {of} → hybrid", "Reading")
-    return forest(rows, caption, headings, (f"← {of} better", "hybrid better →"))
+    headings = ("Classifier", f"Difference in {name}{unit}", "Difference [95 %]", f"{name} without → with", "Reading")
+    return forest(rows, caption, headings, ("← worse", "better →"))
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def answer(contrasts: Sequence[Contrast]) -> Answer | None:
     verdict = _verdict(b, group, {})
     better, worse = ([c for c in group if c.outcome(measure_of(c)) == o] for o in ("improvement", "deterioration"))
     rest = len(group) - len(better) - len(worse)
-    parts = [_moved("higher", better), _moved("lower", worse)]
+    parts = [_moved("higher", better, len(group)), _moved("lower", worse, len(group))]
     if not group:
         lead, parts = "Not measured", ["no difference has an interval"]
     elif not better and not worse:
@@ -165,8 +166,14 @@ def answer(contrasts: Sequence[Contrast]) -> Answer | None:
     if rest and (better or worse):
         parts.append(f"no improvement is shown in the other {_comparisons(rest).removeprefix('1 ')}")
     open_ = []
-    if verdict.beyond and not _holds_anew(group):
-        known = _comparisons(sum(bool(words.bounds(c.values, f"{measure_of(c)}_seeds")) for c in group))
+    known = _comparisons(sum(bool(words.bounds(c.values, f"{measure_of(c)}_seeds")) for c in group))
+    anew = [c for c in (*better, *worse) if _holds_anew(c)]
+    if verdict.beyond and anew and len(anew) < len(better) + len(worse):
+        open_.append(
+            "that all of this holds for classifiers trained anew: with the spread of training runs a difference is "
+            f"shown in {len(anew)} of {known}"
+        )
+    elif verdict.beyond and not anew:
         open_.append(
             f"that classifiers trained anew would differ: with the spread of training runs nothing is shown in {known}"
         )
@@ -176,20 +183,21 @@ def answer(contrasts: Sequence[Contrast]) -> Answer | None:
     return Answer(lead, "; ".join(part for part in parts if part) + ".", open_, verdict.tone)
 
 
-def _holds_anew(group: Sequence[Contrast]) -> bool:
-    """Whether anything is left when the seeds are taken for a sample of all training runs."""
-    said = [str(c.values.get(f"{measure_of(c)}_verdict")) for c in group]
-    return any(one.startswith(("better", "worse")) for one in said)
+def _holds_anew(c: Contrast) -> bool:
+    """Whether the difference is there when the seeds are taken for a sample of all training runs."""
+    return str(c.values.get(f"{measure_of(c)}_verdict")).startswith(("better", "worse"))
 
 
-def _moved(how: str, group: Sequence[Contrast]) -> str:
+def _moved(how: str, group: Sequence[Contrast], of: int) -> str:
     """Where a measure is higher (or lower), each with its figure and interval; the largest only, if they are many."""
     if not group:
         return ""
     name = NAMES[measure_of(group[0])]
     if len(group) > MOST:
-        largest = max(group, key=lambda c: abs(c.values[measure_of(c)]))
-        return f"{name} is {how} in {_comparisons(len(group))}, most {_said(largest)}"
+        order = sorted(group, key=lambda c: abs(c.values[measure_of(c)]))
+        return (
+            f"{name} is {how} in {len(group)} of {_comparisons(of)}: least {_said(order[0])}, most {_said(order[-1])}"
+        )
     return f"{name} is {how} " + " and ".join(_said(c) for c in group)
 
 
@@ -197,5 +205,5 @@ def _said(c: Contrast) -> str:
     measure = measure_of(c)
     form = FORMS[measure]
     unit = " points" if form == "points" else ""
-    value = f"{words.number(c.values[measure], form)}{unit} {words.bounds(c.values, measure, form)}"
+    value = f"{words.number(c.values[measure], form)}{unit}{words.NBSP}{words.bounds(c.values, measure, form)}"
     return f"for {words.arch(c.arch)} on the {words.test_set(c.test)} ({value})"
