@@ -155,8 +155,8 @@ def answer(contrasts: Sequence[Contrast]) -> Answer | None:
     elif not better and not worse:
         most = max(group, key=lambda c: abs(c.values[measure_of(c)]))
         contains = "the 95 % interval of the difference contains zero"
-        where = f"in all {len(group)} comparisons {contains}" if rest > 1 else contains
-        lead, parts = "Not shown", [f"{where}; the largest is {_said(most)}"]
+        all_of_them = f"in all {rest} comparisons {contains}; the largest is {_said(most)}"
+        lead, parts = "Not shown", [all_of_them if rest > 1 else f"{contains} {_said(most)}"]
     elif better and worse:
         lead = "Mixed"
     elif worse:
