@@ -52,6 +52,8 @@ def readers() -> dict[str, list[str]]:
         if stage == "check":  # reads everything, and writes the same whatever is right
             continue
         for key in content.get("params", []):
+            if stage == "report" and key != "report":  # printed there, and nothing else
+                continue
             found.setdefault(key.replace("${item.arch}", "<arch>"), []).append(stage)
     return found
 

@@ -141,6 +141,21 @@ class Browser:
                 return
         raise AssertionError(f"image {number} of the grid could not be ticked within {seconds} s")
 
+    def emulate(self, medium: str = "screen", scheme: str = "light") -> None:
+        """Show pages as on a screen or in print, in the light or the dark scheme."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("Emulation.setEmulatedMedia", {"media": medium, "features": features})
+
+    def pdf(self) -> bytes:
+        """The page as it is printed."""
+        return base64.b64decode(self._call("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+
+    def tap(self, x: float, y: float) -> None:
+        """Touch the page, as on a phone."""
+        self._call("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self._call("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
     def screenshot(self, path: Path) -> None:
         data = self._call("Page.captureScreenshot", {"format": "png"})["data"]
         path.write_bytes(base64.b64decode(data))

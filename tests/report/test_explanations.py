@@ -62,7 +62,8 @@ def test_shares_differences_and_pictures_are_shown(root: Path) -> None:
         "MobileNetV2: Grad-CAM, 8 x 8 cells",
     ):
         assert said in read.text, said
-    assert "wrong answers" not in read.text.split("Share of the map")[1].split("Difference of")[0].split("n: images")[1]
+    numbers = read.text.split("Shares outside the lesion, in numbers")[1].split("Difference of")[0]
+    assert "wrong answers" not in numbers.split("n: images")[1]
     assert any(image["alt"] == "What MobileNetV2 looks at" for image in read.of("img"))
     assert any(attrs.get("href") == "#explanations" for attrs in read.of("a"))
 

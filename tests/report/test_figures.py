@@ -15,8 +15,7 @@ CURVES = [
 
 def test_charts_are_whole_svg_with_text_and_without_metadata() -> None:
     for chart in (
-        figures.forest(ROWS, "difference in AUC", "A & B", 'says "so"'),
-        figures.roc(CURVES, "ROC", "two curves"),
+        figures.roc(CURVES, "A & B <C>", 'says "so"'),
         figures.reliability(CURVES, "Reliability", "two curves"),
         figures.abstention(CURVES, "Abstention", "two curves", "500"),
         figures.grouped(["a\nn = 5", "b\nn = 7"], [("real", "real only", [ROWS[0], None])], "AUC", "Groups", "two"),
@@ -29,9 +28,9 @@ def test_charts_are_whole_svg_with_text_and_without_metadata() -> None:
 
 
 def test_colours_are_the_pages_own() -> None:
-    chart = figures.forest(ROWS, "difference in AUC", "Title", "x")
+    chart = figures.roc(CURVES, "Title", "x")
     assert not re.findall(r"#[0-9a-fA-F]{6}\b", chart)
-    assert "var(--good)" in chart and "var(--ink)" in chart
+    assert "var(--real)" in chart and "var(--ink)" in chart
 
 
 def test_charts_of_one_page_share_no_ids() -> None:

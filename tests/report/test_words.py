@@ -83,3 +83,71 @@ def test_contrasts_take_n_from_the_classifier_where_they_have_none() -> None:
     }
     (found,) = words.contrasts(metrics)
     assert (found.a, found.b, found.n) == ("hybrid", "real", 227)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (
+            [(0.01, 0.03)],
+            "Yes, on these test images: AUC is higher for ViT on the in-domain test (+0.020 [+0.010, +0.030]).",
+        ),
+        (
+            [(0.01, 0.03), (-0.01, 0.03)],
+            "In part: AUC is higher for ViT on the in-domain test (+0.020 [+0.010, +0.030]); "
+            "no improvement is shown in the other comparison.",
+        ),
+        (
+            [(0.01, 0.03), (0.1, 0.3), (0.05, 0.07)],
+            "Yes, on these test images: AUC is higher in 3 of 3 comparisons: least for ViT on the in-domain test "
+            "(+0.020 [+0.010, +0.030]), most for ViT on the in-domain test (+0.200 [+0.100, +0.300]).",
+        ),
+        (
+            [(-0.01, 0.03), (-0.05, 0.01)],
+            "Not shown: in all 2 comparisons the 95 % interval of the difference contains zero; the largest is "
+            "for ViT on the in-domain test (−0.020 [−0.050, +0.010]).",
+        ),
+        (
+            [(-0.01, 0.03)],
+            "Not shown: the 95 % interval of the difference contains zero for ViT on the in-domain test "
+            "(+0.010 [−0.010, +0.030]).",
+        ),
+        (
+            [(-0.03, -0.01)],
+            "No, worse: AUC is lower for ViT on the in-domain test (−0.020 [−0.030, −0.010]).",
+        ),
+        ([(None, None)], "Not measured: no difference has an interval."),
+    ],
+)
+def test_the_answer_says_no_more_than_the_intervals(ends: list[tuple[float | None, float | None]], said: str) -> None:
+    found = verdict.answer([contrast(low, high) for low, high in ends])
+    assert found is not None
+    assert " ".join(f"{found.lead}: {found.sentence}".split()) == said
+    assert found.not_shown == []
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "open_"),
+    [
+        (["undecided", "undecided"], "classifiers trained anew would differ"),
+        (["better", "undecided"], "all of this holds for classifiers trained anew"),
+        (["better", "better"], ""),
+    ],
+)
+def test_what_new_training_runs_do_not_show_is_said(verdicts: list[str], open_: str) -> None:
+    seeds = {"auc_seeds_low": -0.1, "auc_seeds_high": 0.2}
+    found = verdict.answer(
+        [
+            Contrast(
+                "vit",
+                test,
+                "hybrid",
+                "real",
+                5,
+                {"auc": 0.1, "auc_low": 0.05, "auc_high": 0.2, "auc_verdict": v, **seeds},
+            )
+            for test, v in zip(("in_domain", "external"), verdicts, strict=True)
+        ]
+    )
+    assert found is not None
+    assert open_ in " ".join(found.not_shown) and bool(found.not_shown) == bool(open_)

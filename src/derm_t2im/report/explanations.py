@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from derm_t2im import paths
 from derm_t2im.report import pictures, tables, words
 from derm_t2im.report.evidence import Evidence
+from derm_t2im.report.forest import Estimate, Forest, estimate, forest
 
 PARTS = {"all": "all answers", "hits": "right answers", "misses": "wrong answers"}
 METHODS = {
@@ -25,6 +27,7 @@ class Section(NamedTuple):
     differences: list[tables.Row]
     grids: list[tuple[str, pictures.Picture]]
     notes: list[str]
+    figure: Forest | None
 
 
 def section(evidence: Evidence) -> Section | None:
@@ -38,10 +41,35 @@ def section(evidence: Evidence) -> Section | None:
         shown = pictures.sheet(evidence.root / paths.explanation(arch), f"What {words.arch(arch)} looks at", SHEET)
         if shown is not None:
             grids.append((f"{words.arch(arch)}: {_method(cells)}", shown))
-    return Section(list(_shares(archs)), list(_differences(found.get("contrasts") or {})), grids, _notes(found, archs))
+    return Section(
+        list(_shares(archs)),
+        list(_differences(found.get("contrasts") or {})),
+        grids,
+        _notes(found, archs),
+        _figure(archs),
+    )
 
 
 _OTHER = ("contrasts", "masks")
+
+
+def _figure(archs: Mapping[str, Any]) -> Forest | None:
+    """The share outside the lesion over all answers, a row per classifier and training set."""
+    rows: list[Estimate] = []
+    for arch, cells in archs.items():
+        for mix in sorted((name for name in cells if isinstance(cells[name], Mapping)), key=words.mix_place):
+            values = tables.flat(cells[mix].get("all"))
+            if not values.get("n"):
+                continue
+            n = f"{words.mix(mix)}, n = {words.count(values['n'])}"
+            uniform = words.number(values.get("uniform"), "percent")
+            found = estimate(values, "outside", words.arch(arch), "percent", detail=n, tone=mix)
+            rows += [replace(row, notes=(uniform,)) for row in found]
+    caption = (
+        "Share of the map outside the lesion, all in-domain answers, beside that of a map that says nothing. "
+        "Lines are 95 % intervals."
+    )
+    return forest(rows, caption, ("Classifier", "share outside, %", "Share [95 %]", "Uniform map"))
 
 
 def _shares(archs: Mapping[str, Any]) -> Iterator[tables.Row]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Placeholders that the page's style sheet fills; matplotlib only ever sees these hex codes.
-INK, MUTED, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GOOD: "--good", BAD: "--bad"}
+INK, MUTED, LINE = "#010101", "#020202", "#030303"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"}
 
 #: Colour, marker and dash of each mix: told apart without colour too.
 SERIES: dict[str, tuple[str, str, Any]] = {
@@ -77,54 +77,6 @@ class Curve:
     sizes: Sequence[float] = ()
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-
-
-def forest(
-    rows: Sequence[Interval],
-    axis: str,
-    title: str,
-    describe: str,
-    zero: bool = True,
-    limits: tuple[float, float] | None = None,
-) -> str:
-    """Estimates with 95 % intervals, one below the other; ``zero`` draws the line of no difference.
-
-    Args:
-        rows: From top to bottom.
-        axis: Name and unit of the axis.
-        title: Heading of the chart.
-        describe: What the chart shows, for those who do not see it.
-        zero: Rows are differences: colour them by the side of zero on which their interval lies.
-        limits: Of the axis.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    with _context(f"forest {title} {axis}"):
-        figure, axes = _blank(4.4, 0.8 + 0.46 * len(rows))
-        if zero:
-            axes.axvline(0, color=MUTED, linewidth=1)
-        for i, row in enumerate(rows):
-            colour, marker, _ = SERIES.get(row.series, _OTHER)
-            if zero:
-                colour = GOOD if row.low > 0 else BAD if row.high < 0 else INK
-            axes.plot([row.low, row.high], [i, i], color=colour, linewidth=1.8, solid_capstyle="butt")
-            for end in (row.low, row.high):
-                axes.plot([end, end], [i - 0.12, i + 0.12], color=colour, linewidth=1.4)
-            axes.plot([row.value], [i], marker=marker if row.series else "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.65)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        if not zero:
-            axes.set_xlim(left=min(0.0, *(row.low for row in rows)))
-        if limits:
-            axes.set_xlim(*limits)
-        axes.set_xlabel(axis)
-        axes.set_title(title)
-        return _svg(figure, title, describe)
 
 
 def roc(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:

@@ -107,6 +107,17 @@ def by_class(root: Path, table: pd.DataFrame, most: int) -> list[Group]:
     return [_group(root, str(label), table[table["label"] == label], share) for label in labels]
 
 
+def beside(
+    root: Path, real: pd.DataFrame | None, kept: pd.DataFrame | None, most: int
+) -> list[tuple[str, Group, Group]]:
+    """Per class the real training images and the synthetic ones that were kept, for a look from one to the other."""
+    left = by_class(root, real, most) if real is not None else []
+    right = {group.name: group for group in by_class(root, kept, most)} if kept is not None else {}
+    names = dict.fromkeys([*(group.name for group in left), *right])
+    found = {group.name: group for group in left}
+    return [(name, found.get(name, Group(name, 0, [])), right.get(name, Group(name, 0, []))) for name in names]
+
+
 def by_reason(root: Path, rejected: pd.DataFrame, most: int) -> list[Group]:
     """Rejected images by reason, the most frequent reason first."""
     given = rejected["reason"].fillna("no reason") if "reason" in rejected else "no reason"
@@ -129,7 +140,7 @@ def sheet(path: Path, alt: str, most: int = SHEET) -> Picture | None:
     from derm_t2im.imaging.io import ImageError, read_rgb
 
     try:
-        return Picture(data_uri(read_rgb(path), most), alt, alt, path.name, "")
+        return Picture(data_uri(read_rgb(path), most), alt, f"{'/'.join(path.parts[-3:])} · {alt}", path.name, "")
     except ImageError:
         return None
 
