@@ -9,7 +9,7 @@ from typing import Any
 
 from derm_t2im import templates
 from derm_t2im.audit import words
-from derm_t2im.report import pictures
+from derm_t2im.imaging import inline
 from derm_t2im.report.words import count, number
 
 SHOWN = 12  # finds of a kind that the page shows with their pictures
@@ -78,7 +78,7 @@ def _picture(image: Mapping[str, str]) -> dict[str, str]:
 
     said = [image["image_id"], *(image[name] for name in ("label", "split", "kind") if name in image)]
     try:
-        source = pictures.data_uri(read_rgb(Path(image["file"])), SIDE)
+        source = inline.data_uri(read_rgb(Path(image["file"])), SIDE)
     except ImageError:  # gone since
         source = ""
     return {"src": source, "said": ", ".join(said)}

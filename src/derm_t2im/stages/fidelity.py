@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOISE = 200  # images of noise, the ceiling of every metric
+PAIRS = 6  # copies that are named, each with its original
 
 
 def run() -> None:
@@ -52,6 +53,10 @@ def run() -> None:
         "n": found.rate.n,
         "n_real": search.null.rate.n,
         "n_references": len(seen),
+        "pairs": [
+            [str(synthetic["image_id"].iloc[i]), str(seen["image_id"].iloc[found.reference[i]])]
+            for i in np.flatnonzero(found.flagged)[np.argsort(found.rank[found.flagged], kind="stable")][:PAIRS]
+        ],
         **assess.planted(read_stack(chosen["path"].tolist()), search, encode, settings.seed),
     }
     external = splits.loc[splits["split"] == "external", "image_id"]
