@@ -38,7 +38,7 @@ def render(found: Mapping[str, Any]) -> str:
         style=style,
         path=found["path"],
         failed=found["failed"],
-        verdict=words.verdict(found),
+        headline=words.headline(found),
         notes=words.notes(found),
         facts=_facts(found),
         sections=[(name, list(some)) for name, some in groupby(rows, key=lambda row: row.section)],

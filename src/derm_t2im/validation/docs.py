@@ -35,7 +35,7 @@ margin: .8rem 0; } .failure h5 { font-weight: 600; }
 .images { display: flex; flex-wrap: wrap; gap: .7rem; margin: .5rem 0; } figure { margin: 0; width: 128px; }
 figure img { width: 128px; height: 128px; object-fit: contain; background: #777;
 border-radius: .25rem; display: block; }
-figcaption { font-size: .78rem; line-height: 1.3; overflow-wrap: anywhere; } td, th { overflow-wrap: anywhere; }
+figcaption { font-size: .78rem; line-height: 1.3; overflow-wrap: anywhere; }
 ul.nav { list-style: none; padding: 0; margin: 0; } .nav-link { display: block; padding: .1rem 0; }
 table { border-collapse: collapse; margin: .5rem 0; } th, td { border: 1px solid #d5dae2; padding: .3rem .6rem;
 vertical-align: top; text-align: left; } thead[hidden] { display: none; } p { margin: .3rem 0; }
@@ -107,7 +107,7 @@ def _failure(outcome: Outcome, files: Mapping[str, Path]) -> str:
     figures = "".join(_figure(name, told, files) for name, told in zip(outcome.examples, outcome.told, strict=True))
     if figures and outcome.rows > 1:
         left = outcome.broken - len(outcome.examples)
-        more = f"<p>{left} more in data and in the page in detail.</p>" if left > 0 else ""
+        more = f"<p>And {left} more.</p>" if left > 0 else ""
         figures = f'<div class="images">{figures}</div>{more}'
     elif figures:
         figures = f'<p>Look at these:</p><div class="images">{figures}</div>'
