@@ -38,6 +38,7 @@ def render(found: Mapping[str, Any]) -> str:
         style=style,
         path=found["path"],
         failed=found["failed"],
+        clean=not any(row.tone for row in rows),
         headline=words.headline(found),
         notes=words.notes(found),
         facts=_facts(found),
