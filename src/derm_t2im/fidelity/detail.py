@@ -3,8 +3,8 @@
 Small pictures and features say that two lesions look alike; lesions of one kind do. A copy also repeats what no two
 lesions share: the grain of the skin, the pigment network. So the fine detail of a suspect and of each of its nearest
 originals are laid on one another (turned, mirrored, cropped, shifted by a few pixels) and correlated. How much of this
-honest images reach is learnt from held-out real ones, how little a copy may have left from copies that are planted: the
-bound lies midway.
+honest images reach is learnt from held-out real ones, how little a copy may have left from copies that are planted:
+the bound lies midway. With this second look the first may suspect many more than there are.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MOST = 200  # held-out images from which is learnt
 PLANTED = 60  # images of which copies are planted, of each kind of WEAK
 WEAK = ("recompressed", "blended")  # the kinds of copy that keep the least of the detail
 FAINT = 0.05  # evened detail below: nothing to compare
+GRAIN = 0.5  # squared grey levels of detail that count in full: a lesion's rim must not outweigh the skin around it
+SUSPECTED = 10  # times as many held-out images may be suspected as may be called copies
 
 Images = Sequence[np.ndarray] | np.ndarray
 
@@ -47,7 +49,7 @@ class Files(Sequence[np.ndarray]):
 def details(rgb: np.ndarray) -> list[np.ndarray]:
     """Evened fine detail, float32 (64, 64), of an image uint8 (h, w, 3): whole and cropped, in every turn."""
     crops = (rgb[None], *pixels.crops(rgb[None]))
-    return [_detail(turned[0]) for crop in crops for turned in pixels.turns(crop)]
+    return [turned[0] for crop in crops for turned in pixels.turns(_detail(crop[0])[None])]
 
 
 def correlation(query: np.ndarray, reference: list[np.ndarray]) -> float:
@@ -64,7 +66,7 @@ def _detail(rgb: np.ndarray) -> np.ndarray:
     import cv2
 
     grey = cv2.cvtColor(hashing.thumbnail(rgb, alignment.SIDE), cv2.COLOR_RGB2GRAY)
-    return alignment.evened(grey.astype(np.float32), 2.0).astype(np.float32)
+    return np.asarray(alignment.evened(grey.astype(np.float32), 2.0, GRAIN), np.float32)
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,14 @@ class Confirm:
     """Keeps those suspected copies whose detail is that of an original.
 
     ``bound`` lies midway between ``null``, what held-out images hardly ever reach, and ``planted``, what copies hardly
-    ever stay below; or at ``planted`` where the two are not apart, so that no copy is lost.
+    ever stay below; or at ``planted`` where the two are not apart, so that no copy is lost. Images without detail are
+    copies where they are nearer than all but ``quantile`` of the held-out ones.
     """
 
     references: Images
     null: float
     planted: float
+    quantile: float
 
     @property
     def bound(self) -> float:
@@ -90,9 +94,14 @@ class Confirm:
         values = _best(queries, self.references, found.near, rows)
         flagged, reference = found.flagged.copy(), found.reference.copy()
         for row, (value, at) in zip(rows, values, strict=True):
-            flagged[row] = np.isnan(value) or value >= self.bound  # without detail the first look decides
+            flagged[row] = found.rank[row] < self.quantile if np.isnan(value) else value >= self.bound
             reference[row] = reference[row] if np.isnan(value) else at
         return replace(found, flagged=flagged, reference=reference)
+
+
+def suspected(quantile: float) -> float:
+    """The quantile with which a search should suspect, for ``quantile`` of honest images being called copies."""
+    return min(SUSPECTED * quantile, 0.5)
 
 
 def learn(references: Images, heldout: Images, null: Copies, quantile: float, seed: int = 0) -> Confirm:
@@ -101,7 +110,7 @@ def learn(references: Images, heldout: Images, null: Copies, quantile: float, se
     Args:
         references: What may have been copied, in the order of the search's references.
         heldout: Images that cannot be copies, in the order of the search's null.
-        null: What the search finds for them.
+        null: What the search, whose quantile is :data:`SUSPECTED` times this one, finds for them.
         quantile: Share of held-out images that may lie above ``null``, and of planted copies below ``planted``.
         seed: For the planted copies.
     """
@@ -114,7 +123,7 @@ def learn(references: Images, heldout: Images, null: Copies, quantile: float, se
     copied = np.array([correlation(image, view) for images in made for image, view in zip(images, views, strict=True)])
     high = np.nanquantile(honest, 1 - quantile) if np.isfinite(honest).any() else 0.0
     low = np.nanquantile(copied, quantile) if np.isfinite(copied).any() else 0.0
-    return Confirm(references, float(high), float(low))
+    return Confirm(references, float(high), float(low), quantile)
 
 
 def _spread(count: int, most: int) -> np.ndarray:

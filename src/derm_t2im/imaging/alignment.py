@@ -61,12 +61,12 @@ def _coarse(grey: np.ndarray) -> np.ndarray:
     return grey - cv2.GaussianBlur(grey, (0, 0), 4.0)
 
 
-def evened(grey: np.ndarray, sigma: float) -> np.ndarray:
-    """Detail finer than ``sigma`` pixels, divided by its own strength nearby; noise stays small."""
+def evened(grey: np.ndarray, sigma: float, noise: float = 9.0) -> np.ndarray:
+    """Detail finer than ``sigma`` pixels, divided by its own strength nearby; ``noise`` (squared) stays small."""
     import cv2
 
     detail = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
-    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 4.0) + 9.0)  # 9: three grey levels squared
+    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 4.0) + noise)
 
 
 def _field(grey: np.ndarray) -> np.ndarray:

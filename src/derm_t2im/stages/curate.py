@@ -93,7 +93,7 @@ def _copies(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings
         return np.full(len(pictures), None, dtype=object)
     references = np.concatenate([pixels.views(images) for images in read_batches(train["path"].tolist())], axis=1)
     null = {"pixels": _pictures(heldout["path"].tolist())}
-    search = Search({"pixels": references}, null, settings.copy_quantile)
+    search = Search({"pixels": references}, null, detail.suspected(settings.copy_quantile))
     originals, honest = (detail.Files(some["path"].tolist()) for some in (train, heldout))
     confirm = detail.learn(originals, honest, search.null, settings.copy_quantile, settings.seed)
     copies = confirm(detail.Files(files), search.find({"pixels": pictures}))

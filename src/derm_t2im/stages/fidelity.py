@@ -42,7 +42,9 @@ def run() -> None:
 
     seen = _seen_by_generator(splits)
     search = Search(
-        assess.views(read_batches(seen["path"].tolist()), encode), assess.spaces(real), settings.copy_quantile
+        assess.views(read_batches(seen["path"].tolist()), encode),
+        assess.spaces(real),
+        detail.suspected(settings.copy_quantile),
     )
     honest = detail.Files(held_out["path"].tolist())
     confirm = detail.learn(
