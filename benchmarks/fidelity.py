@@ -70,8 +70,8 @@ def theirs(name: str, real: np.ndarray, made: np.ndarray) -> object:
 
 def whole(name: str, n: int, d: int) -> None:
     """All metrics with floors and ceiling, or the search for copies in both spaces, as the stage calls them."""
-    from derm_t2im.fidelity.assess import compare
     from derm_t2im.fidelity import detail
+    from derm_t2im.fidelity.assess import compare
     from derm_t2im.fidelity.copies import Search
 
     real, made = features(n, d, 1), features(n, d, 2, 0.05)
