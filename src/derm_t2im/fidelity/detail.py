@@ -10,11 +10,13 @@ the bound lies midway. With this second look the first may suspect many more tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from derm_t2im import runtime
 from derm_t2im.fidelity import pixels
 from derm_t2im.fidelity.copies import Copies, plant
 from derm_t2im.imaging import alignment, hashing, io
@@ -132,13 +134,19 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 def _best(queries: Images, references: Images, near: np.ndarray, rows: np.ndarray) -> list[tuple[float, int]]:
     """For each of ``rows`` of the queries the best correlation with one of its nearest references, and which."""
-    pairs = sorted((int(at), int(row)) for row in rows for at in set(near[row].tolist()))
-    best: dict[int, tuple[float, int]] = {int(row): (float("nan"), -1) for row in rows}
-    last, views = -1, list[np.ndarray]()
-    for at, row in pairs:  # by reference: its views are made once
-        if at != last:
-            last, views = at, details(references[at])
-        value = correlation(queries[row], views)
-        if not value <= best[row][0] and value == value:
-            best[row] = (value, at)
-    return [best[int(row)] for row in rows]
+    of: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        for at in set(near[row].tolist()):
+            of.setdefault(at, []).append(row)
+
+    def compare(at: int) -> list[float]:
+        views = details(references[at])  # made once for all that are near to it
+        return [correlation(queries[row], views) for row in of[at]]
+
+    best = dict.fromkeys(rows.tolist(), (float("nan"), -1))
+    with ThreadPoolExecutor(runtime.workers()) as pool:  # OpenCV lets threads run side by side
+        for at, values in zip(sorted(of), pool.map(compare, sorted(of)), strict=True):
+            for row, value in zip(of[at], values, strict=True):
+                if value == value and not value <= best[row][0]:
+                    best[row] = (value, at)
+    return [best[row] for row in rows.tolist()]
