@@ -6,7 +6,8 @@ python benchmarks/fidelity.py --whole [--images 10000] [--width 128]
 Each measurement is a process of its own. Theirs give the same numbers (tests/fidelity/test_agreement.py): KID of the
 whole sets as one subset, since ours takes none. All of ours but FID have intervals, theirs none. ``--whole`` times what
 the stage does with features given: every metric with floor and ceiling, and the search for copies of 2,800 training
-images (the paper's number) among n synthetic ones, with n held-out ones as the null.
+images (the paper's number) among n synthetic ones, with n held-out ones as the null, the second look at the detail of
+those suspected included.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def theirs(name: str, real: np.ndarray, made: np.ndarray) -> object:
 
 def whole(name: str, n: int, d: int) -> None:
     """All metrics with floors and ceiling, or the search for copies in both spaces, as the stage calls them."""
+    from derm_t2im.fidelity import detail
     from derm_t2im.fidelity.assess import compare
     from derm_t2im.fidelity.copies import Search
 
@@ -87,8 +89,13 @@ def whole(name: str, n: int, d: int) -> None:
             {space: features(n, width, seed).astype(kind) for space, (_, width, kind) in views.items()}
             for seed in (100, 101)
         )
+        originals, honest, drawn = (
+            np.random.default_rng(seed).integers(0, 256, (many, 64, 64, 3), np.uint8)
+            for seed, many in ((1, REFERENCES), (2, n), (3, n))
+        )
         begin = time.perf_counter()
-        Search(references, null, 0.01).find(query)
+        search = Search(references, null, detail.suspected(0.01))
+        detail.learn(originals, honest, search.null, 0.01)(drawn, search.find(query))
     report(time.perf_counter() - begin)
 
 

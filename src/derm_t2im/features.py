@@ -56,14 +56,7 @@ def encoder(name: str, weights: str = "", probe_folder: Path = PROBE) -> Encoder
     Raises:
         UserError: for an unknown name, and weights that are missing or do not fit.
     """
-    if name == "probe" or name.startswith(RANDOM):
-        if weights:
-            raise UserError(f"embed.weights is {weights!r}, but the encoder {name!r} takes none: leave it empty.")
-    elif not weights:
-        raise UserError(
-            f"embed.encoder is {name!r}: set embed.weights to a safetensors file or to 'pretrained', "
-            "or use the encoder 'probe'."
-        )
+    _refuse_weights(name, weights)
     if name == "probe":
         network = networks.load(probe_folder)
     else:
@@ -72,6 +65,29 @@ def encoder(name: str, weights: str = "", probe_folder: Path = PROBE) -> Encoder
     network = network.to(runtime.device())
     blank = np.zeros((1, network.size, network.size, 3), np.uint8)
     return Encoder(name, weights, network, network.embed(blank).shape[1])
+
+
+def check(name: str, weights: str = "") -> None:
+    """Refuse an encoder that :func:`encoder` would, as far as can be told without its weights.
+
+    Raises:
+        UserError: for an unknown name, and weights where they do not belong or are missing.
+    """
+    _refuse_weights(name, weights)
+    if name != "probe":
+        architecture = name.removeprefix(RANDOM)
+        networks.try_out("embed.encoder", architecture, {}, _side(architecture))
+
+
+def _refuse_weights(name: str, weights: str) -> None:
+    if name == "probe" or name.startswith(RANDOM):
+        if weights:
+            raise UserError(f"embed.weights is {weights!r}, but the encoder {name!r} takes none: leave it empty.")
+    elif not weights:
+        raise UserError(
+            f"embed.encoder is {name!r}: set embed.weights to a safetensors file or to 'pretrained', "
+            "or use the encoder 'probe'."
+        )
 
 
 def _side(architecture: str) -> int:

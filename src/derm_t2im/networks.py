@@ -189,6 +189,21 @@ def build(
     return network
 
 
+def try_out(parameter: str, timm_name: str, options: dict[str, Any], size: int) -> None:
+    """Refuse a network that cannot be built, without making any of its weights.
+
+    Raises:
+        UserError: as :func:`build`, beginning with the name of the ``parameter``.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            build(timm_name, options, ("one", "other"), size)
+    except UserError as error:
+        raise UserError(f"{parameter}: {error}") from None
+
+
 def _start_head(module: torch.nn.Module) -> None:
     """Start the classifier near zero.
 

@@ -152,7 +152,8 @@ def test_the_page_is_whole_and_strangers_cannot_write_in_it(tmp_path: Path) -> N
     assert len(reader.of("img")) == 4 and not reader.of("script") and not reader.of("link") and "url(" not in page
     assert "prefers-color-scheme: dark" in page and "color-scheme: light dark" in page
     for said in (
-        "1 contradiction: do not train",
+        "the worst first: 1 contradiction; ",
+        "Do not train or test on this set as it is: correct the labels",
         "Under two labels",
         "Artefacts per class",
         "truncated",

@@ -51,8 +51,8 @@ def test_a_critical_failure_stops_with_ids_parameter_and_place_but_leaves_the_ev
     said = str(stopped.value)
     assert len(said.splitlines()) <= 10
     assert "every label is one of benign, malignant; 5 of 40 break it" in said
-    assert "synthetic-000, synthetic-001, synthetic-002, ..." in said
-    assert "What to turn: run `dvc repro generate`" in said and "reports/validation/index.html" in said
+    assert "synthetic-000 (label naevus), synthetic-001 (label naevus), synthetic-002 (label naevus), ..." in said
+    assert "What to do: run `dvc repro generate`" in said and "reports/validation/index.html" in said
     assert metrics()["critical_failures"] == 1
     page = (paths.VALIDATION_REPORT / "index.html").read_text()
     assert "✗ critical" in page and "synthetic-001" in page

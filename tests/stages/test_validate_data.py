@@ -51,12 +51,10 @@ def test_small_raw_images_warn_with_the_parameter_and_a_missing_file_stops(world
     small_world.set_parameter(world, "validate", min_side=33)
     validate_data.run()
     small = {f["column"]: f for f in json.loads(paths.DATA_VALIDATION_METRICS.read_text())["failures"]}["width"]
-    assert (small["severity"], small["broken"], small["turn"]) == ("warning", 96, "validate.min_side")
+    assert (small["severity"], small["broken"], "validate.min_side" in small["turn"]) == ("warning", 96, True)
     (paths.PROCESSED / "images" / "test-003.png").unlink()
     with pytest.raises(UserError) as stopped:
         validate_data.run()
     said = str(stopped.value)
     assert len(said.splitlines()) <= 10
-    assert (
-        "every image file is there; 1 of 96 break it: test-003" in said and "What to turn: run `dvc checkout`" in said
-    )
+    assert "every image file is there; 1 of 96 break it: test-003" in said and "What to do: run `dvc checkout`" in said

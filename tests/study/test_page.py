@@ -160,6 +160,21 @@ def test_a_reader_answers_by_keyboard_and_the_answers_are_scored(study, tmp_path
 
 
 @browser
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_fits_a_telephone_and_a_desk(study, width):
+    with Person(width, 740) as page:
+        page.begin(study, "eve")
+        page.image()
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        box = page.run("(b => [b.left, b.width, b.height])(document.getElementById('image').getBoundingClientRect())")
+        assert box[1] == box[2] and box[0] >= 0 and box[0] + box[1] <= width
+        assert (box[1] == world.SIZE * 10) == (width == 1200)
+        labels = "[...document.querySelectorAll('fieldset label')].map(one => one.getBoundingClientRect().height)"
+        if width == 360:
+            assert min(page.run(labels)) >= 44, "a thumb's width"
+
+
+@browser
 def test_pause_reload_and_another_reader(study):
     with Person(1200, 900) as page:
         page.begin(study, "bea")

@@ -154,7 +154,12 @@ def test_what_cannot_be_used_is_counted_and_said(project):
     }  # fmt: skip
     assert bob["missing"] == {"n": 1, "examples": [gone]}
     assert bob["n"] == 98
-    for part in ("bob left 1 images unanswered", "wrong source, 1", "image-999", "perhaps"):
+    for part in (
+        "Finished: 0 of 1 reader. bob answered 111 of 112; scored as far as read.",
+        "wrong source, 1",
+        "image-999",
+        "perhaps",
+    ):
         assert part in said
 
 
@@ -165,6 +170,29 @@ def test_readers_that_answered_different_images(project):
     assert 0 < pair["n"] < 100 and pair["n"] == found["agreement"]["source"]["n"]
     assert found["readers"]["a"]["missing"]["n"] > 0
     assert all(math.isfinite(found["pooled"][x]) for x in ("accuracy_low", "accuracy_high", "auc", "d_prime"))
+
+
+def test_unfinished_readers_are_counted_and_scored_as_far_as_they_read(project):
+    ann, bea = answered(Simulated("ann", 2.0)), answered(Simulated("bea", 2.0))
+    files = [save(ann), save(bea[:30]), save(bea[:3], "cat"), save([], "dan")]
+    found, said = score(*files)
+    assert "Finished: 1 of 4 readers. bea answered 26 of 112; scored as far as read." in said
+    assert "Nothing to score yet in answers-cat.csv, answers-dan.csv." in said
+    assert set(found["readers"]) == {"ann", "bea"} and found["unread"] == ["answers-cat.csv", "answers-dan.csv"]
+    assert found["readers"]["bea"]["n"] <= 26 and 0 < found["readers"]["bea"]["accuracy"] <= 1
+    with pytest.raises(
+        UserError, match=r"answers-cat\.csv: no answer .* Nothing to score in any of the 2 files\."
+    ) as told:
+        score(*files[2:])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("given", [{"source": ""}, {"diagnosis": ""}, {}])
+def test_one_answer_is_scored(project, given):
+    row = next(row for row in answered(Simulated("ann")) if row["phase"] == "reading")
+    found, said = score(save([row | given]))
+    assert found["readers"]["ann"]["n"] == (0 if "source" in given else 1)
+    assert "Finished: 0 of 1 reader. ann answered 1 of 112" in said
 
 
 def test_a_spreadsheets_semicolons_and_byte_order_mark(project):

@@ -1,13 +1,16 @@
 """Each rule, fed with what it must catch, through Great Expectations."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from derm_t2im.imaging import inline, io
 from derm_t2im.params.validate import Validate
-from derm_t2im.validation import data_suites, expectations, gate, suites
+from derm_t2im.validation import data_suites, docs, expectations, gate, suites
 
 SETTINGS = Validate(min_images_per_class=3)
 LABELS = ["benign", "malignant"]
@@ -198,7 +201,7 @@ def test_raw_images_and_their_metadata(check):
     assert critical == {}, "a few odd images stop no run"
     assert {o.rule.column: o.examples for o in warnings.values()} == {
         "width": ("r03",),
-        "labels_of_lesion": ("r04", "r05", "r06"),
+        "labels_of_lesion": ("r04", "r05", "r06", "r07"),
         "age": ("r07",),
         "licence": ("r08",),
         "sha256": ("r09", "r10"),
@@ -267,8 +270,60 @@ def test_pages_need_no_network(check, tmp_path):
     assert len(pages) == 17  # the front page, and for each of eight suites its rules and its results
     for page in pages:
         text = page.read_text()
-        assert "<script" not in text and "src=" not in text and "stylesheet" not in text and "<style>" in text
+        assert "<script" not in text and "stylesheet" not in text and "<style>" in text
+        assert not re.search(r'src="(?!data:)', text)
     assert not (tmp_path / "docs/static").exists()
     front = (tmp_path / "docs/index.html").read_text()
     links = [part.split('"')[0] for part in front.split('href="')[1:]]
     assert len(links) == 8 and all((tmp_path / "docs" / link).is_file() for link in links)
+
+
+def test_a_failure_names_image_value_bound_and_what_to_do(check):
+    table = put(put(real(), "group_id", [5, 30], "one"), "label", [3], None)
+    critical, _, _ = check(table, only="splits")
+    [outcome] = critical.values()
+    said = gate.message([outcome], Path("reports/validation_data"))
+    assert "2 of 40 break it: r05 (group_id one, split train), r30 (group_id one, split test)" in said
+    assert "What to do: run `dvc repro split`" in said and "reports/validation_data/index.html" in said
+
+
+def test_a_number_of_the_whole_set_names_its_group_and_images(check):
+    numbers = fidelity(all__kid=5.0)
+    numbers["samplers"] = {"euler": {"kid": 1.0, "kid_floor_high": 0.1}, "plms": {"kid": 3.0, "kid_floor_high": 0.1}}
+    made = synthetic()
+    suite = suites.fidelity_suite(
+        numbers,
+        LABELS,
+        SETTINGS,
+        suites.Behind({"all": ("s07", "s03")}, {}, ()),
+        dict.fromkeys(made["image_id"], Path()),
+    )
+    [outcome] = [o for o in expectations.run([suite]) if not o.passed]
+    said = gate.message([outcome], Path("reports/validation"))
+    assert "at most 40 times" in said and "it is 100, highest for sampler plms (30); look at s07, s03." in said
+    assert "validate.max_kid_over_floor (docs/judging.md)" in said
+
+
+@pytest.mark.parametrize(("drawn", "left", "warned"), [(0.15, 0.0, False), (0.25, 0.0, True), (0.25, 0.1, False)])
+def test_hair_may_exceed_that_of_real_images_by_so_much(check, drawn, left, warned):
+    table, made = real(40), synthetic(20)
+    table["hair_left"] = [0.02 if i < left * 40 else 0.0 for i in range(40)]
+    table.loc[32:, "split"] = "train"
+    made["hair_fraction"] = [0.02 if i < drawn * 20 else 0.001 for i in range(20)]
+    _, warnings, _ = check(table, made=made, only="synthetic-images")
+    found = {o.rule.column: o.examples for o in warnings.values()}
+    assert found == ({"hair_fraction": ("s00", "s01", "s02", "s03", "s04")} if warned else {})
+
+
+def test_pictures_stand_beside_the_ids_that_fail(check, tmp_path):
+    pixels = np.full((64, 64, 3), 120, np.uint8)
+    io.write_png(tmp_path / "s06.png", pixels)
+    made = put(put(synthetic(), "prompt", [6, 7], None), "sampler", [8], "<b>x")
+    made.loc[7, "path"] = "gone.png"
+    check(made=made, without_files=["gone.png"], only="synthetic-images", docs=tmp_path / "docs")
+    page = (tmp_path / "docs/index.html").read_text()
+    shown = re.findall(r"<figure>(.*?)</figure>", page)
+    assert inline.data_uri(pixels, docs.SIDE) in page
+    assert [one for one in shown if "s06" in one and "data:image/jpeg" in one]
+    assert [one for one in shown if "no picture" in one and "s07" in one and "gone.png" in one]
+    assert "What to do: run `dvc repro generate`." in page

@@ -9,7 +9,7 @@ from typing import Any
 
 from derm_t2im import templates
 from derm_t2im.audit import words
-from derm_t2im.report import pictures
+from derm_t2im.imaging import inline
 from derm_t2im.report.words import count, number
 
 SHOWN = 12  # finds of a kind that the page shows with their pictures
@@ -38,7 +38,8 @@ def render(found: Mapping[str, Any]) -> str:
         style=style,
         path=found["path"],
         failed=found["failed"],
-        verdict=words.verdict(found),
+        clean=not any(row.tone for row in rows),
+        headline=words.headline(found),
         notes=words.notes(found),
         facts=_facts(found),
         sections=[(name, list(some)) for name, some in groupby(rows, key=lambda row: row.section)],
@@ -78,7 +79,7 @@ def _picture(image: Mapping[str, str]) -> dict[str, str]:
 
     said = [image["image_id"], *(image[name] for name in ("label", "split", "kind") if name in image)]
     try:
-        source = pictures.data_uri(read_rgb(Path(image["file"])), SIDE)
+        source = inline.data_uri(read_rgb(Path(image["file"])), SIDE)
     except ImageError:  # gone since
         source = ""
     return {"src": source, "said": ", ".join(said)}

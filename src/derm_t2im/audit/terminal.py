@@ -12,7 +12,7 @@ STYLES = {"bad": "bold red", "notice": "yellow", "": ""}
 
 
 def show(found: Mapping[str, Any], file: IO[str], verbose: bool = False) -> None:
-    """Print the verdict, the table and the notes; every find and unusable file too where ``verbose``."""
+    """Print the headline, the table and the notes; every find and unusable file too where ``verbose``."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -25,14 +25,18 @@ def show(found: Mapping[str, Any], file: IO[str], verbose: bool = False) -> None
         # Ids and texts are a stranger's: never markup, never cut.
         table.add_column(heading, style=style, overflow="fold", no_wrap=heading == "sign")
     section = ""
-    for row in words.rows(found):
+    rows = words.rows(found)
+    for row in rows:
         if row.section != section and section:
             table.add_section() if terminal else table.add_row()
         cells = (row.section if row.section != section else "", row.what, row.found, row.sign)
         table.add_row(*(Text(plain(cell), STYLES[row.tone] if k == 3 else "") for k, cell in enumerate(cells)))
         section = row.section
     console.print(Text(plain(f"Audit of {found['path']}"), "bold"))
-    console.print(Text(words.verdict(found), "bold red" if found["failed"] else "bold green"))
+    said, do = words.headline(found)
+    style = "bold red" if found["failed"] else "bold yellow" if any(row.tone for row in rows) else "bold green"
+    console.print(Text(plain(said), style))
+    console.print(Text(plain(do)))
     console.print(table)
     for note in words.notes(found):
         console.print(Text(f"Note: {note}"))

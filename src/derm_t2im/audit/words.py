@@ -15,6 +15,15 @@ MEASURE_NAMES = {**MEASURES, "hair_fraction": "hair, share", "side": "shorter si
 PROBE_NAMES = {"colour": "colour alone", "border": "border alone"}
 GIVEN_AWAY = {"differs much": "gives the class away", "differs": "tells something"}
 MANY = 0.5  # share of images that look like another, from which a class is short of diversity
+NAMED = 3  # findings of a section in the headline
+CURES = {  # section of a warning -> what to do, the worst first
+    "Shortcuts": "Compare with a real set from elsewhere: where it has less of this, a classifier can cheat on these "
+    "images, so test it on others.",
+    "Diversity": "Draw or gather more different images of the named class: such alike ones teach little.",
+    "Repeats": "Keep one image of each repeat, or all of them in one split (--verbose names them).",
+    "Artefacts": "Compare with a real set from elsewhere: where it has less of this, even the classes out.",
+    "The set": "Look at the files that cannot be used before you count on the set's size (--verbose names them).",
+}
 MOST_VALUES = 6  # of a setting, in one line
 
 
@@ -34,18 +43,56 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
     return [*_set(found), *_repeats(found), *_shortcuts(found), *_diversity(found), *_artefacts(found), *_made(found)]
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """The audit in a line."""
-    bad = [
-        f"{count(found[name]['n'])} {said if found[name]['n'] != 1 else said.removesuffix('s')}"
-        for name, said in (("contradictions", "contradictions"), ("leaks", "leaks"))
+def headline(found: Mapping[str, Any]) -> tuple[str, str]:
+    """How many findings of which severity there are, the worst first; and what to do, in a sentence."""
+    flagged = [row for row in rows(found) if row.tone]
+    critical = sum(row.tone == "bad" for row in flagged)
+    if not flagged:
+        looked = "no picture under two labels" if found["classes"] else "no labels to contradict one another"
+        splits = "none in two splits" if found["splits"] else "no splits given"
+        return f"No findings: {looked}, {splits}.", "Nothing that was looked at stands against training on it."
+    named = [
+        f"{count(found[name]['n'])} {name if found[name]['n'] != 1 else name.removesuffix('s')}"
+        for name in ("contradictions", "leaks")
         if found[name]["n"]
     ]
-    if bad:
-        return f"{' and '.join(bad)}: do not train or test on this set as it is."
-    looked = "no picture under two labels" if found["classes"] else "no labels to contradict one another"
-    splits = "none in two splits" if found["splits"] else "no splits given"
-    return f"No contradictions or leaks: {looked}, {splits}."
+    sections: dict[str, list[str]] = {}
+    for row in flagged:
+        if row.tone == "notice":
+            sections.setdefault(row.section, []).append(row.what)
+    worst = sorted(
+        sections, key=lambda name: (not (name == "Repeats" and found["copies"]["n"]), list(CURES).index(name))
+    )
+    for section in worst:
+        whats = sections[section]
+        more = f" and {len(whats) - NAMED} more" if len(whats) > NAMED else ""
+        named.append(f"{section.lower()} ({', '.join(whats[:NAMED])}{more})")
+    severities = [
+        f"{n} {word}{'s' * (n != 1 and word == 'warning')}"
+        for n, word in ((critical, "critical"), (len(flagged) - critical, "warning"))
+        if n
+    ]
+    said = f"{len(flagged)} findings ({', '.join(severities)}), the worst first: {'; '.join(named)}."
+    if len(flagged) == 1:
+        said = f"1 finding ({severities[0].removeprefix('1 ')}): {named[0]}."
+    return said, _do(found, next(iter(worst), ""))
+
+
+def _do(found: Mapping[str, Any], worst: str) -> str:
+    """What to do about the worst finding."""
+    cures = [
+        cure
+        for name, cure in (
+            ("contradictions", "correct the labels of the contradictions or leave those images out"),
+            ("leaks", "put both images of each leak into one split"),
+        )
+        if found[name]["n"]
+    ]
+    if cures:
+        return f"Do not train or test on this set as it is: {', and '.join(cures)} (--verbose names them)."
+    if worst == "Repeats" and found["copies"]["n"]:
+        return "Leave the synthetic copies out: they add nothing to the real images (--verbose names them)."
+    return CURES[worst]
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:

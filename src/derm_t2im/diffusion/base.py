@@ -76,6 +76,24 @@ def check(base: str) -> None:
         )
 
 
+def check_size(base: str, size: int) -> None:
+    """Refuse images of another side than a base draws, where it is a folder on the disk and says so.
+
+    Raises:
+        UserError: naming both sizes.
+    """
+    try:
+        unet, vae = (json.loads((Path(base) / part / "config.json").read_text()) for part in ("unet", "vae"))
+        drawn = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError):  # another form of base, or none: said elsewhere
+        return
+    if drawn != size:
+        raise UserError(
+            f"preprocess.size is {size}, but the base model {base} draws {drawn} px: set it to {drawn}, or choose "
+            "another finetune.base."
+        )
+
+
 def locate(base: str) -> Path:
     """Where a base lies: a folder or file as it is, a hub id as the snapshot folder in the hub's cache.
 

@@ -12,6 +12,7 @@ from derm_t2im import seeds
 from derm_t2im.fidelity import copies, pixels
 from derm_t2im.fidelity.class_score import inception_score
 from derm_t2im.fidelity.cmmd import BANDWIDTH, bandwidth, cmmd_floor, cmmd_interval
+from derm_t2im.fidelity.detail import Confirm
 from derm_t2im.fidelity.estimate import NONE, Estimate, share
 from derm_t2im.fidelity.fid import fid_infinity, fid_interval
 from derm_t2im.fidelity.kid import kid_floor, kid_interval, unit
@@ -211,7 +212,9 @@ def spaces(images: Images) -> dict[str, np.ndarray]:
     }
 
 
-def planted(originals: np.ndarray, search: copies.Search, encode: Encode, seed: int) -> dict[str, Any]:
+def planted(
+    originals: np.ndarray, search: copies.Search, encode: Encode, seed: int, confirm: Confirm | None = None
+) -> dict[str, Any]:
     """Whether a search finds copies that are known to be copies.
 
     Args:
@@ -219,6 +222,7 @@ def planted(originals: np.ndarray, search: copies.Search, encode: Encode, seed: 
         search: The search.
         encode: The encoder.
         seed: For crops and turns.
+        confirm: The second look, if any.
 
     Returns:
         ``planted_recall`` over all kinds of :data:`copies.KINDS` with its interval, ``planted_n``,
@@ -231,7 +235,8 @@ def planted(originals: np.ndarray, search: copies.Search, encode: Encode, seed: 
             "features": encode(made).astype(np.float64),
             "pixels": pixels.standardised(pixels.thumbnails(made)),
         }
-        flagged = search.find(query).flagged
+        suspected = search.find(query)
+        flagged = (confirm(made, suspected) if confirm else suspected).flagged
         by_kind[kind] = float(flagged.mean())
         if kind in copies.KINDS:
             hits.append(flagged)

@@ -5,7 +5,8 @@ the encoder's, and small pictures. Its score in a space is the distance to the n
 over the mean distance to the next nearest ones (Carlini et al. 2023, "Extracting Training Data from
 Diffusion Models"): a copy is far nearer to one image than to the others, where a plain or typical
 image is near to all. What is unusually near is learnt from held-out real images, which cannot be
-copies: their low quantile is the threshold.
+copies: their low quantile is the threshold. What is near is only suspected:
+:mod:`derm_t2im.fidelity.detail` looks again.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from derm_t2im.fidelity.estimate import Estimate, share
 from derm_t2im.fidelity.pixels import turns
 
 NEXT = 50
+NEAR = 3  # references of each query, in each space, that a second look takes in
 KINDS = ("exact", "flipped", "cropped", "recompressed")
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest reference of each of n queries: row number, distance, and score (see above), each (n,)."""
+    """The nearest reference of each of n queries: row number, distance, and score (see above), each (n,).
+
+    ``near`` (n, k) are the rows of the k nearest, that one among them.
+    """
 
     index: np.ndarray
     distance: np.ndarray
     score: np.ndarray
+    near: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,14 @@ class Copies:
     """Which of n images are copies, of which reference, and how near they are.
 
     ``rank`` is the share of held-out images that score lower, in the space where that is smallest;
-    ``distance`` and ``reference`` are of that space.
+    ``distance`` and ``reference`` are of that space. ``near`` (n, k) are the nearest references in all spaces.
     """
 
     flagged: np.ndarray
     reference: np.ndarray
     distance: np.ndarray
     rank: np.ndarray
+    near: np.ndarray
 
     @property
     def rate(self) -> Estimate:
@@ -66,6 +73,8 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> Nearest:
         raise ValueError("there are no references")
     index = np.empty(len(queries), dtype=np.intp)
     distance, score = np.empty(len(queries)), np.empty(len(queries))
+    most = min(NEAR, m)
+    nearby = np.empty((len(queries), most), dtype=np.intp)
     following = min(NEXT, m - 1)
     for rows in row_blocks(len(queries), m):
         d = np.full((rows.stop - rows.start, m), np.inf)
@@ -74,13 +83,14 @@ def nearest(queries: np.ndarray, references: np.ndarray) -> Nearest:
         d = np.sqrt(d, out=d)
         index[rows] = d.argmin(axis=1)
         distance[rows] = d.min(axis=1)
+        nearby[rows] = np.argpartition(d, most - 1, axis=1)[:, :most]
         if following:
             near = np.partition(d, following, axis=1)[:, : following + 1]
             rest = (near.sum(axis=1) - distance[rows]) / following
             score[rows] = distance[rows] / np.maximum(rest, 1e-12)
         else:
             score[rows] = distance[rows]
-    return Nearest(index, distance, score)
+    return Nearest(index, distance, score, nearby)
 
 
 class Search:
@@ -122,6 +132,7 @@ class Search:
             reference=np.stack([those.index for those in found.values()])[best, rows],
             distance=np.stack([those.distance for those in found.values()])[best, rows],
             rank=ranks[best, rows],
+            near=np.concatenate([those.near for those in found.values()], axis=1),
         )
 
 

@@ -40,7 +40,7 @@ class Copy:
     @cached_property
     def even(self) -> np.ndarray:
         """Evened detail for the alignment, float32 (64, 64)."""
-        return _evened(self.grey, 3.0)
+        return evened(self.grey, 3.0)
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -61,12 +61,12 @@ def _coarse(grey: np.ndarray) -> np.ndarray:
     return grey - cv2.GaussianBlur(grey, (0, 0), 4.0)
 
 
-def _evened(grey: np.ndarray, sigma: float) -> np.ndarray:
-    """Detail finer than ``sigma`` pixels, divided by its own strength nearby; noise stays small."""
+def evened(grey: np.ndarray, sigma: float, noise: float = 9.0) -> np.ndarray:
+    """Detail finer than ``sigma`` pixels, divided by its own strength nearby; ``noise`` (squared) stays small."""
     import cv2
 
     detail = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
-    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 4.0) + 9.0)  # 9: three grey levels squared
+    return detail / np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 4.0) + noise)
 
 
 def _field(grey: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def agreement(
     common = (seen > 0) & first.seen
     if common.mean() < 0.2:
         return -1.0
-    mine, other = _evened(first.grey, 2.0)[common], _evened(moved, 2.0)[common]
+    mine, other = evened(first.grey, 2.0)[common], evened(moved, 2.0)[common]
     mine, other = mine - mine.mean(), other - other.mean()
     length = float(np.linalg.norm(mine) * np.linalg.norm(other))
     return float(mine @ other) / length if length > _FAINT * common.sum() else -1.0

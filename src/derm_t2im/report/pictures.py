@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from derm_t2im import seeds
+from derm_t2im.imaging.inline import data_uri
 from derm_t2im.report import words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDE = 160  # largest side of an embedded image, pixels
 SHEET = 1024  # the same of a contact sheet
-QUALITY = 92
 MAX_PER_REASON = 8
 
 
@@ -40,22 +36,6 @@ class Group:
     name: str
     total: int
     pictures: list[Picture]
-
-
-def data_uri(rgb: np.ndarray, most: int = SIDE) -> str:
-    """A JPEG data URI of an image uint8 (h, w, 3), shrunk where a side is longer than ``most`` pixels."""
-    import cv2
-
-    height, width = rgb.shape[:2]
-    scale = most / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    # Colour at full resolution: halved, it blurs what a 64-pixel lesion is made of.
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    encoded = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), options)[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def picture(root: Path, row: Mapping[str, Any]) -> Picture | None:

@@ -16,7 +16,7 @@ from derm_t2im.curation import brain, neighbours, review, rules
 from derm_t2im.curation.decide import Outcome, Pool, curate
 from derm_t2im.errors import UserError
 from derm_t2im.features import Features
-from derm_t2im.fidelity import pixels
+from derm_t2im.fidelity import detail, pixels
 from derm_t2im.fidelity.copies import Search
 from derm_t2im.imaging.io import read_batches
 from derm_t2im.params import load
@@ -77,13 +77,13 @@ def gather(table: pd.DataFrame, found: Features, real: pd.DataFrame, settings: C
         found.probability(ids, table["label"].tolist()),
         found.predicted(ids),
         found.probabilities[found.index(ids)].max(axis=1),
-        _copies(pictures, real, settings),
+        _copies(files, pictures, real, settings),
         _twins(files, pictures, real, settings),
     )
 
 
-def _copies(pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
-    """Id of the image that each of ``pictures`` repeats, None for none.
+def _copies(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+    """Id of the image that each of ``files`` repeats, None for none; ``pictures`` are small ones of them.
 
     As `fidelity` searches, but among all of train, judged by images of val alone, and in small pictures, which
     are turned and cropped: the encoder's features found no planted copy that these did not.
@@ -93,7 +93,10 @@ def _copies(pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.nd
         return np.full(len(pictures), None, dtype=object)
     references = np.concatenate([pixels.views(images) for images in read_batches(train["path"].tolist())], axis=1)
     null = {"pixels": _pictures(heldout["path"].tolist())}
-    copies = Search({"pixels": references}, null, settings.copy_quantile).find({"pixels": pictures})
+    search = Search({"pixels": references}, null, detail.suspected(settings.copy_quantile))
+    originals, honest = (detail.Files(some["path"].tolist()) for some in (train, heldout))
+    confirm = detail.learn(originals, honest, search.null, settings.copy_quantile, settings.seed)
+    copies = confirm(detail.Files(files), search.find({"pixels": pictures}))
     of = train["image_id"].to_numpy(dtype=object)[copies.reference]
     of[~copies.flagged] = None
     return np.asarray(of)

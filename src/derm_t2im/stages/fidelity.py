@@ -8,7 +8,7 @@ import numpy as np
 
 from derm_t2im import features, manifest, paths, seeds
 from derm_t2im.errors import UserError
-from derm_t2im.fidelity import assess, kid, pixels
+from derm_t2im.fidelity import assess, detail, kid, pixels
 from derm_t2im.fidelity.copies import Search
 from derm_t2im.imaging.io import read_batches, read_stack
 from derm_t2im.params import load
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOISE = 200  # images of noise, the ceiling of every metric
+PAIRS = 6  # copies that are named, each with its original
 
 
 def run() -> None:
@@ -41,18 +42,31 @@ def run() -> None:
 
     seen = _seen_by_generator(splits)
     search = Search(
-        assess.views(read_batches(seen["path"].tolist()), encode), assess.spaces(real), settings.copy_quantile
+        assess.views(read_batches(seen["path"].tolist()), encode),
+        assess.spaces(real),
+        detail.suspected(settings.copy_quantile),
     )
-    found = search.find(assess.spaces(made))
+    honest = detail.Files(held_out["path"].tolist())
+    confirm = detail.learn(
+        detail.Files(seen["path"].tolist()), honest, search.null, settings.copy_quantile, settings.seed
+    )
+    found = confirm(detail.Files(synthetic["path"].tolist()), search.find(assess.spaces(made)))
     rng = seeds.generator(settings.seed, "planted copies")
     chosen = seen.iloc[np.sort(rng.permutation(len(seen))[: settings.planted_copies])]
     out["copies"] = {
         **found.rate.keys("rate"),
-        **search.null.rate.keys("rate_real"),
+        **confirm(honest, search.null).rate.keys("rate_real"),
         "n": found.rate.n,
         "n_real": search.null.rate.n,
+        "detail_bound": confirm.bound,
+        "detail_real_high": confirm.null,
+        "detail_planted_low": confirm.planted,
         "n_references": len(seen),
-        **assess.planted(read_stack(chosen["path"].tolist()), search, encode, settings.seed),
+        "pairs": [
+            [str(synthetic["image_id"].iloc[i]), str(seen["image_id"].iloc[found.reference[i]])]
+            for i in np.flatnonzero(found.flagged)[np.argsort(found.rank[found.flagged], kind="stable")][:PAIRS]
+        ],
+        **assess.planted(read_stack(chosen["path"].tolist()), search, encode, settings.seed, confirm),
     }
     external = splits.loc[splits["split"] == "external", "image_id"]
     if len(external) > 2:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from derm_t2im import features, manifest, paths
+from derm_t2im.curation import neighbours
 from derm_t2im.errors import UserError
+from derm_t2im.features import Features
 from derm_t2im.params import load
 from derm_t2im.params.validate import Validate
-from derm_t2im.validation import gate, suites
+from derm_t2im.validation import expectations, gate, suites
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run() -> None:
@@ -16,15 +24,40 @@ def run() -> None:
     settings = load("validate", Validate)
     if not paths.FIDELITY_METRICS.is_file():
         raise UserError(f"{paths.FIDELITY_METRICS} is missing: run `dvc repro fidelity` first.")
-    embedded = {
-        *features.load(paths.FEATURES_REAL).image_id,
-        *features.load(paths.FEATURES_SYNTHETIC).image_id,
-    }
+    real, made = features.load(paths.FEATURES_REAL), features.load(paths.FEATURES_SYNTHETIC)
+    splits, synthetic = manifest.read(paths.SPLITS_MANIFEST), manifest.read(paths.SYNTHETIC_MANIFEST)
+    fidelity = json.loads(paths.FIDELITY_METRICS.read_text(encoding="utf-8"))
     checked = suites.all_suites(
-        manifest.read(paths.SPLITS_MANIFEST),
-        manifest.read(paths.SYNTHETIC_MANIFEST),
-        embedded,
-        json.loads(paths.FIDELITY_METRICS.read_text(encoding="utf-8")),
+        splits,
+        synthetic,
+        {*real.image_id, *made.image_id},
+        fidelity,
         settings,
+        behind=_behind(splits, synthetic, real, made, fidelity),
     )
     gate.hold(checked, paths.VALIDATION_REPORT, paths.VALIDATION_METRICS)
+
+
+def _behind(
+    splits: pd.DataFrame, synthetic: pd.DataFrame, real: Features, made: Features, fidelity: dict[str, Any]
+) -> suites.Behind:
+    """The images that a person should look at when a number of the whole set fails."""
+    there = synthetic[synthetic["image_id"].isin(made.image_id) & synthetic["label"].notna()]
+    ids, labels = there["image_id"].to_numpy(dtype=object), there["label"].to_numpy(dtype=object)
+    train = splits.loc[(splits["split"] == "train") & splits["image_id"].isin(real.image_id), "image_id"]
+    sought = {"all": np.full(len(ids), True), **{label: labels == label for label in sorted(set(labels))}}
+
+    def first(order: np.ndarray, rows: np.ndarray) -> tuple[str, ...]:
+        return tuple(ids[order[rows[order]]][: expectations.EXAMPLES])
+
+    far = np.zeros(len(ids))
+    if len(train) and real.matrix.shape[1] == made.matrix.shape[1]:
+        far = neighbours.nearest(made.rows(ids), real.rows(train))[1]
+    unlike = np.argsort(-far, kind="stable")
+    unsure = np.argsort(made.probability(ids, labels.tolist()), kind="stable")
+    other = made.predicted(ids) != labels
+    return suites.Behind(
+        {name: first(unlike, rows) for name, rows in sought.items()},
+        {name: first(unsure, rows & other) for name, rows in sought.items()},
+        tuple(name for pair in fidelity.get("copies", {}).get("pairs", []) for name in pair),
+    )

@@ -19,6 +19,10 @@ COLUMNS = ("study", "reader", "position", "image", "source", "confidence", "diag
 CONFIDENCES = ("1", "2", "3", "4", "5")
 
 
+class Unread(UserError):
+    """A file of answers in which no image of the reading is answered: a reader who has only begun."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A row of the key: a thing shown. ``shows`` is the same number for two showings of one image."""
@@ -88,6 +92,7 @@ def read_answers(path: Path, plan: Mapping[str, Any], key: Mapping[str, Item]) -
     left out and listed in ``problems``; showings without an answer in ``missing``.
 
     Raises:
+        Unread: where no image of the reading is answered.
         UserError: where the file is none of answers to this study by one reader.
     """
     rows = _rows(path)
@@ -114,10 +119,30 @@ def read_answers(path: Path, plan: Mapping[str, Any], key: Mapping[str, Item]) -
             else:
                 reader.practice += 1
     if not reader.answers:
-        raise UserError(f"{path}: no answer to an image of this study (practice does not count).")
+        raise Unread(f"{path}: no answer to an image of this study (practice does not count).")
     reader.missing = sorted(item.name for item in key.values() if item.phase == READING and item.name not in seen)
     reader.answers.sort(key=lambda answer: answer.position)
     return reader
+
+
+def read_all(
+    paths: Sequence[Path], plan: Mapping[str, Any], key: Mapping[str, Item]
+) -> tuple[list[Reader], list[Path]]:
+    """The readers who answered something, by name; and the files of those who did not.
+
+    Raises:
+        UserError: as :func:`read_answers` and :func:`together`; and where nobody answered anything.
+    """
+    readers, unread = [], {}
+    for path in paths:
+        try:
+            readers.append(read_answers(path, plan, key))
+        except Unread as error:
+            unread[path] = str(error)
+    if unread and not readers:
+        more = f" Nothing to score in any of the {len(unread)} files." if len(unread) > 1 else ""
+        raise UserError(next(iter(unread.values())) + more)
+    return together(readers), list(unread)
 
 
 def together(readers: Sequence[Reader]) -> list[Reader]:
@@ -155,7 +180,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
              row.items()} for row in table]  # fmt: skip
     rows = [row for row in rows if any(row.values())]
     if not rows:
-        raise UserError(f"{path} holds no answers.")
+        raise Unread(f"{path} holds no answers.")
     return rows
 
 

@@ -81,8 +81,8 @@ def score(
     from derm_t2im.study import terminal
 
     plan, key = reading.read_study(study)
-    read = [reading.read_answers(path, plan, key) for path in answers]
-    found = scoring.score(plan, key, reading.together(read), draws)
+    readers, unread = reading.read_all(answers, plan, key)
+    found = scoring.score(plan, key, readers, draws) | {"unread": [path.name for path in unread]}
     target = out or study / "score.json"
     write_json(target, found)
     terminal.show(found, sys.stdout)

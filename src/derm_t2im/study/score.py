@@ -49,6 +49,7 @@ def score(plan: Mapping[str, Any], key: Mapping[str, Item], readers: Sequence[Re
         about |= {"experience": reader.experience, "time": _times(first[r]), "again": _again(reader)}
         about |= {"halves": _halves(first[r]), "file": {"name": reader.path.name, "sha256": reader.sha256}}
         about |= {
+            "answered": len(reader.answers),
             "missing": {"n": len(reader.missing), "examples": reader.missing[:LISTED]},
             "problems": {
                 name: {"n": len(some), "examples": some[:LISTED]} for name, some in sorted(reader.problems.items())

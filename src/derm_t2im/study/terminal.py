@@ -43,9 +43,26 @@ def show(found: Mapping[str, Any], file: IO[str]) -> None:
         table.add_row(*(Text(cell, "bold") for cell in _row("mean", found["pooled"])))
     console.print(Text(f"Reader study {_plain(found['name'])}: {found['images']} images, "
                        f"{len(found['readers'])} reader(s)", "bold"))  # fmt: skip
+    console.print(Text(_plain(_finished(found))))
     console.print(table)
     for line in _lines(found):
         console.print(Text(_plain(line)), soft_wrap=not terminal)  # elsewhere a line each, to be searched
+
+
+def _finished(found: Mapping[str, Any]) -> str:
+    """How many readers are through, and how far the others are."""
+    unread = found["unread"]
+    part = {name: about for name, about in found["readers"].items() if about["missing"]["n"]}
+    every = len(found["readers"]) + len(unread)
+    done = every - len(part) - len(unread)
+    said = [f"Finished: {done} of {every} reader{'s' * (every != 1)}."]
+    said += [
+        f"{name} answered {about['answered']} of {about['answered'] + about['missing']['n']}; scored as far as read."
+        for name, about in part.items()
+    ]
+    if unread:
+        said.append(f"Nothing to score yet in {', '.join(unread)}.")
+    return " ".join(said)
 
 
 def _row(name: str, about: Mapping[str, Any]) -> tuple[str, ...]:
@@ -71,8 +88,6 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines.append(f"Diagnosed as labelled, synthetic less real: {_interval(pooled, 'diagnosis_difference', '+')}.")
     lines.append(_verdict(found))
     for name, about in found["readers"].items():
-        if about["missing"]["n"]:
-            lines.append(f"Note: {name} left {about['missing']['n']} images unanswered.")
         for kind, some in about["problems"].items():
             examples = ", ".join(some["examples"][:3])
             lines.append(f"Note: {name}: {kind.replace('_', ' ')}, {some['n']} (left out): {examples}")

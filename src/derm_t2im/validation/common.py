@@ -18,6 +18,12 @@ def files_exist(table: pd.DataFrame, root: Path) -> list[bool]:
     return [isinstance(path, str) and (root / path).is_file() for path in table["path"]]
 
 
+def files(table: pd.DataFrame, root: Path) -> dict[str, Path]:
+    """The file of each image, by id."""
+    pairs = zip(table["image_id"], table["path"], strict=True)
+    return {name: root / path for name, path in pairs if isinstance(name, str) and isinstance(path, str)}
+
+
 def on_what_is_there(rules: list[Rule], table: pd.DataFrame) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
     """Rules on columns that are there and not empty, and the columns that are not."""
     there = {name for name in table.columns if len(table) == 0 or table[name].notna().any()}
@@ -28,8 +34,8 @@ def on_what_is_there(rules: list[Rule], table: pd.DataFrame) -> tuple[tuple[Rule
 def always(kind: str, again: str) -> list[Rule]:
     """Rules for every table of images."""
     return [
-        unique("image_id", "critical", "every image_id occurs once", again),
-        one_of("file_found", [True], "critical", "every image file is there", "run `dvc checkout`"),
+        unique("image_id", "critical", "every image_id occurs once", again, ("path",)),
+        one_of("file_found", [True], "critical", "every image file is there", "run `dvc checkout`", ("path",)),
         one_of("kind", [kind], "critical", f"every image is {kind}", again),
         present("label", "critical", "every image has a label", again),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derm_t2im.validation.common import SHA256, always, files_exist, on_what_is_there
+from derm_t2im.validation.common import SHA256, always, files, files_exist, on_what_is_there
 from derm_t2im.validation.rules import Severity, Suite, between, matches, one_of, present, unique
 from derm_t2im.vocabulary import TONES
 
@@ -40,7 +40,7 @@ def data_suites(
     return [
         raw_suite(raw, settings, root),
         real_suite(processed, settings, root),
-        split_suite(splits),
+        split_suite(splits, root),
         class_suite(splits, settings),
     ]
 
@@ -61,8 +61,22 @@ def raw_suite(raw: pd.DataFrame, settings: Validate, root: Path = Path()) -> Sui
     optional = [
         matches("sha256", SHA256, "critical", "every file has its checksum", again),
         unique("sha256", "warning", "no two images are the same file", "leave repeated files out of the source"),
-        between("width", least, None, "warning", f"every image is at least {least} px wide", "validate.min_side"),
-        between("height", least, None, "warning", f"every image is at least {least} px high", "validate.min_side"),
+        between(
+            "width",
+            least,
+            None,
+            "warning",
+            f"every image is at least {least} px wide",
+            "leave smaller images out of the source, or lower validate.min_side",
+        ),
+        between(
+            "height",
+            least,
+            None,
+            "warning",
+            f"every image is at least {least} px high",
+            "leave smaller images out of the source, or lower validate.min_side",
+        ),
         between("age", 0, 120, "warning", "ages lie between 0 and 120 years", "mend the metadata"),
         between(
             "labels_of_lesion",
@@ -71,6 +85,7 @@ def raw_suite(raw: pd.DataFrame, settings: Validate, root: Path = Path()) -> Sui
             "warning",
             "all images of a lesion have one label",
             "mend the labels of these lesions in the source",
+            tell=("lesion_id", "label"),
         ),
         between(
             "class_share",
@@ -78,16 +93,22 @@ def raw_suite(raw: pd.DataFrame, settings: Validate, root: Path = Path()) -> Sui
             None,
             "warning",
             f"each class has at least {settings.min_class_share:.1%} of the images",
-            "validate.min_class_share, or acquire more of the class",
+            "acquire more of the class, or lower validate.min_class_share",
+            tell=("label", "class_share"),
         ),
     ]
     kept, gone = on_what_is_there(optional, table)
     documented = [
-        present(column, "warning", f"every image has its {column}", f"acquire.folder.{column}, or the metadata")
+        present(
+            column,
+            "warning",
+            f"every image has its {column}",
+            f"set acquire.folder.{column}, or mend the metadata (docs/data.md)",
+        )
         for column in ("licence", "attribution")
         if column in table
     ]
-    return Suite("raw-images", table, (*always("real", again), *kept, *documented), gone)
+    return Suite("raw-images", table, (*always("real", again), *kept, *documented), gone, files(table, root))
 
 
 def real_suite(processed: pd.DataFrame, settings: Validate, root: Path = Path()) -> Suite:
@@ -95,8 +116,10 @@ def real_suite(processed: pd.DataFrame, settings: Validate, root: Path = Path())
     table = processed.assign(file_found=files_exist(processed, root))
     optional = [
         matches("sha256", SHA256, "critical", "every file has its checksum", "run `dvc repro preprocess`"),
-        matches("phash", "^[0-9a-f]{16}$", "warning", "every image has its perceptual hash", "preprocess"),
-        one_of("tone", list(TONES), "warning", "every skin tone is one of the six", "vocabulary.TONES"),
+        matches(
+            "phash", "^[0-9a-f]{16}$", "warning", "every image has its perceptual hash", "run `dvc repro preprocess`"
+        ),
+        one_of("tone", list(TONES), "warning", "every skin tone is one of the six", "run `dvc repro preprocess`"),
         *(
             between(column, low, high, "warning", words, "look at these images: their measurement failed")
             for column, (low, high, words) in POSSIBLE.items()
@@ -107,18 +130,20 @@ def real_suite(processed: pd.DataFrame, settings: Validate, root: Path = Path())
             None,
             "warning",
             f"at least {settings.mostly:.0%} of the images are sharp enough to show structure",
-            "validate.min_sharpness, or leave blurred images out of the source",
+            "leave blurred images out of the source, or lower validate.min_sharpness",
             settings.mostly,
         ),
     ]
     kept, gone = on_what_is_there(optional, table)
-    return Suite("real-images", table, (*always("real", "run `dvc repro preprocess`"), *kept), gone)
+    rules = (*always("real", "run `dvc repro preprocess`"), *kept)
+    return Suite("real-images", table, rules, gone, files(table, root))
 
 
-def split_suite(splits: pd.DataFrame) -> Suite:
+def split_suite(splits: pd.DataFrame, root: Path = Path()) -> Suite:
     """Rules for the splits: nothing seen in training may be met again in a test."""
     used = splits["split"].ne("unused").fillna(False).astype(bool)
-    table = splits[["image_id", "label", "split"]].copy()
+    keys = [name for name in ("group_id", "sha256") if name in splits]
+    table = splits[["image_id", "label", "split", *keys]].copy()
     for key, column in (("group_id", "splits_of_group"), ("sha256", "splits_of_file")):
         if key in splits:
             count = splits[used].groupby(key)["split"].nunique()
@@ -127,23 +152,38 @@ def split_suite(splits: pd.DataFrame) -> Suite:
     table["seed_outside_train"] = (seeds & splits["split"].ne("train").fillna(True)).astype(bool)
     again = "run `dvc repro split`"
     optional = [
-        between("splits_of_group", 1, 1, "critical", "no lesion, patient or near-duplicate is in two splits", again),
-        between("splits_of_file", 1, 1, "critical", "no file is in two splits", again),
+        between(
+            "splits_of_group",
+            1,
+            1,
+            "critical",
+            "no lesion, patient or near-duplicate is in two splits",
+            again,
+            tell=("group_id", "split"),
+        ),
+        between("splits_of_file", 1, 1, "critical", "no file is in two splits", again, tell=("split",)),
     ]
     kept, gone = on_what_is_there(optional, table)
     rules = (
         present("split", "critical", "every image has a split", again),
         one_of("split", SPLITS, "critical", f"every split is one of {', '.join(SPLITS)}", again),
-        one_of("seed_outside_train", [False], "critical", "the generator learns from training images only", again),
+        one_of(
+            "seed_outside_train",
+            [False],
+            "critical",
+            "the generator learns from training images only",
+            again,
+            ("split",),
+        ),
     )
-    return Suite("splits", table, (*rules, *kept), gone)
+    return Suite("splits", table, (*rules, *kept), gone, files(splits, root))
 
 
 def class_suite(splits: pd.DataFrame, settings: Validate) -> Suite:
     """Rules for the numbers of real images per class; a row per split and class."""
     import pandas as pd
 
-    least, bound = settings.min_images_per_class, "validate.min_images_per_class"
+    least = settings.min_images_per_class
     labels = sorted(set(splits["label"].dropna()))
     rows = []
     for where in ("train", "test", "val"):
@@ -160,8 +200,13 @@ def class_suite(splits: pd.DataFrame, settings: Validate) -> Suite:
     names = ["real_images", "val_images"]
     table = pd.DataFrame(rows, columns=["image_id", *names]).astype(dict.fromkeys(names, "float64"))
     what: list[tuple[str, Severity, str, str]] = [
-        ("real_images", "critical", "of train and test", f"{bound}, or split.train and split.test"),
-        ("val_images", "warning", "of val", f"{bound}, or split.val"),
+        (
+            "real_images",
+            "critical",
+            "of train and test",
+            "raise split.train and split.test, or lower validate.min_images_per_class",
+        ),
+        ("val_images", "warning", "of val", "raise split.val, or lower validate.min_images_per_class"),
     ]
     rules = tuple(
         between(column, least, None, severity, f"each class {whose} has at least {least} images", turn)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from derm_t2im.validation import docs
-from derm_t2im.validation.rules import Outcome, Suite
+from derm_t2im.validation.rules import Outcome, Rule, Suite
 
 SITE = "site"
-EXAMPLES = 3
+EXAMPLES = 12  # offending images of a rule that the page shows; a message names fewer
 
 
 def run(suites: Sequence[Suite], folder: Path | None = None) -> list[Outcome]:
@@ -128,17 +128,36 @@ def _outcome(suite: Suite, found: Any) -> Outcome:
         text = " ".join(str(error.get("exception_message")).split())[:300]
         raise ValueError(f"{suite.name}: {rule.expectation} on {rule.column!r} could not be evaluated: {text}")
     result = found.result
-    broken = [row for row in result.get("partial_unexpected_index_list") or [] if isinstance(row, dict)]
+    broken = [str(row["image_id"]) for row in result.get("partial_unexpected_index_list") or []][:EXAMPLES]
     values = result.get("partial_unexpected_list") or []
+    examples = rule.behind[:EXAMPLES] if len(suite.table) == 1 else tuple(broken)
     return Outcome(
         suite=suite.name,
         rule=rule,
         passed=bool(found.success),
         broken=int(result.get("unexpected_count", 0)),
         rows=int(result.get("element_count", len(suite.table))),
-        examples=tuple(str(row.get("image_id")) for row in broken[:EXAMPLES]),
+        examples=examples,
+        told=_told(suite, rule, examples),
         observed=_value(suite.table[rule.column].iloc[0] if len(suite.table) == 1 else next(iter(values), None)),
     )
+
+
+def _told(suite: Suite, rule: Rule, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """What is wrong with each of these images: values of the columns that tell it; nothing where they have none."""
+    rows = suite.table.drop_duplicates("image_id").set_index("image_id")
+    said = []
+    for name in ids:
+        row: Any = rows.loc[name] if name in rows.index else {}
+        values = {column: row.get(column) for column in rule.tell or (rule.column,)}
+        said.append(", ".join(f"{k} {docs.value(v)}" for k, v in values.items() if not _missing(v)))
+    return tuple(said)
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value))
 
 
 def _value(value: Any) -> Any:

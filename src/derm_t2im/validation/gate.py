@@ -9,10 +9,12 @@ from typing import Any
 from derm_t2im import state
 from derm_t2im.errors import UserError
 from derm_t2im.progress import say
+from derm_t2im.validation import docs as pages
 from derm_t2im.validation import expectations
 from derm_t2im.validation.rules import Outcome, Suite
 
 SHOWN = 4  # failures in a message of at most ten lines
+NAMED = 3  # offending images in one of its sentences
 
 
 def hold(checked: Sequence[Suite], docs: Path, figures: Path) -> None:
@@ -62,7 +64,7 @@ def metrics(outcomes: Sequence[Outcome], suites: Sequence[Suite]) -> dict[str, A
                 "column": outcome.rule.column,
                 "broken": outcome.broken,
                 "rows": outcome.rows,
-                "examples": list(outcome.examples),
+                "examples": list(outcome.examples[:NAMED]),
                 "observed": outcome.observed,
                 "turn": outcome.rule.turn,
             }
@@ -73,20 +75,16 @@ def metrics(outcomes: Sequence[Outcome], suites: Sequence[Suite]) -> dict[str, A
 
 
 def sentence(outcome: Outcome) -> str:
-    """A failed outcome in plain words."""
+    """A failed outcome in plain words: what was expected, what is, and which images or group it is about."""
     expected = f"{outcome.suite}: expected that {outcome.rule.words}"
-    if outcome.rows == 1:
-        return f"{expected}; it is {_number(outcome.observed)}."
-    examples = ", ".join(outcome.examples)
-    return f"{expected}; {outcome.broken} of {outcome.rows} break it: {examples}{_more(outcome)}."
-
-
-def _more(outcome: Outcome) -> str:
-    return ", ..." if outcome.broken > len(outcome.examples) else ""
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    names = zip(outcome.examples[:NAMED], outcome.told, strict=False)
+    examples = ", ".join(f"{name} ({told})" if told else name for name, told in names)
+    if outcome.rows > 1:
+        more = ", ..." if outcome.broken > NAMED else ""
+        return f"{expected}; {outcome.broken} of {outcome.rows} break it: {examples}{more}."
+    where = f", {outcome.rule.where}" if outcome.rule.where else ""
+    images = f"; look at {examples}" if examples else ""
+    return f"{expected}; it is {pages.value(outcome.observed)}{where}{images}."
 
 
 def message(outcomes: Sequence[Outcome], docs: Path) -> str:
@@ -98,6 +96,6 @@ def message(outcomes: Sequence[Outcome], docs: Path) -> str:
     which = f", the first {SHOWN} of them" if hidden > 0 else ""
     lines = [f"{len(failed)} critical expectation{'s' if len(failed) > 1 else ''} failed, the run stops here{which}:"]
     for outcome in failed[:SHOWN]:
-        lines += [f"- {sentence(outcome)}", f"  What to turn: {outcome.rule.turn}."]
+        lines += [f"- {sentence(outcome)}", f"  What to do: {outcome.rule.turn}."]
     lines.append(f"All results with the images behind them: {docs / 'index.html'}")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ _REASONS = {
     "twin": "Looks like another synthetic image",
 }
 _SHOWN = 8  # images with their neighbours in the panel
-_SIDE = "84px"
+_SIDE = "70px"  # six of them fit beside the grid on a screen 1,400 px wide
 _HEIGHT = 360  # of the map, pixels: it does not grow with its panel
 _KEEP, _DISCARD = "keep", "discard"
 _URI = "@derm-t2im/curation/"
