@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from derm_t2im.errors import UserError, exhausted
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -27,6 +29,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 MAX_PIXELS = 100_000_000
+
+_ROOM = 64 << 20  # bytes that must be free before a decoder's word against an image counts
 
 _IN_MEMORY = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
@@ -61,6 +65,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
 
     Raises:
         ImageError: with a reason and a detail, for whatever is wrong with the image.
+        UserError: if memory or open files run out: the image may be good.
     """
     try:
         if path.stat().st_size == 0:
@@ -68,6 +73,8 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ImageError("missing_file", "there is no such file") from None
     except (OSError, ValueError) as error:  # a name that no file can have
+        if told := exhausted(error):
+            raise told from None
         raise ImageError("unreadable", " ".join(str(error).split()).replace(repr(str(path)), "it")) from None
     return _decode(path, max_pixels, min_side)
 
@@ -99,14 +106,23 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
         raise ImageError("missing_file", "there is no such file") from None
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from None
-    except MemoryError:
-        raise ImageError("too_large", "not enough memory to decode it") from None
     except Exception as error:  # decoders raise all manner of types for broken bytes
+        if told := exhausted(error) or _no_memory():
+            raise told from None
         text = " ".join(str(error).split()) or type(error).__name__
         cut = any(word in text.lower() for word in ("truncated", "not processed", "unexpected end", "broken data"))
         # Pillow names what it cannot identify: a path, or an object in memory.
         text = text.replace(repr(str(source)), "it") if isinstance(source, Path) else _IN_MEMORY.sub("", text)
         raise ImageError("truncated" if cut else "unreadable", text) from None
+
+
+def _no_memory() -> UserError | None:
+    """Decoders call an image broken where they get no memory, so that is asked for before one is believed."""
+    try:
+        bytearray(_ROOM)  # zeros from the system: nothing is touched
+    except MemoryError as error:
+        return exhausted(error)
+    return None
 
 
 def _check_header(image: Image.Image, max_pixels: int, min_side: int) -> None:

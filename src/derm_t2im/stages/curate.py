@@ -43,7 +43,7 @@ def run() -> None:
         raise UserError("Real and synthetic images were encoded differently: run `dvc repro embed`.")
     pool = gather(table, found, real, settings)
     outcome = curate(pool, real, real_matrix, decisions, settings, brain.uniqueness, brain.near_duplicates)
-    folder = work_folder("curate", fingerprint(settings))
+    folder = work_folder("curate", fingerprint(settings), afresh=True)
     manifest.write(outcome.synthetic, folder / paths.CURATED_MANIFEST.name)
     manifest.write(outcome.real, folder / paths.CURATED_REAL.name)
     write_json(paths.CURATION_METRICS, outcome.metrics)
