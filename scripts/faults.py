@@ -152,9 +152,9 @@ def forget(project: Project, stage: str) -> None:
     file.write_text(yaml.safe_dump(lock, sort_keys=False))
     for out in entry.get("outs", []):
         _remove(project.folder / out["path"])
-    for note in (project.folder / ".dvc" / "cache" / "runs").rglob("*"):
+    for note in list((project.folder / ".dvc" / "cache" / "runs").rglob("*")):
         if note.is_file() and yaml.safe_load(note.read_text()).get("cmd") == entry["cmd"]:
-            note.unlink()
+            shutil.rmtree(note.parent)
 
 
 def _remove(path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 CACHE = Path(".dvc/cache/files/md5")
+RUNS = Path(".dvc/cache/runs")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,18 @@ def in_cache(digest: str, path: str) -> Iterator[Damage]:
                 yield Damage(f"cache: {part} is damaged (it belongs to {path}/{entry['relpath']})", (part,))
 
 
+def in_notes_of_runs() -> Iterator[Damage]:
+    """What a kill or a full disk left of DVC's notes of earlier runs, over which `dvc repro` stumbles."""
+    for note in sorted(RUNS.glob("*/*")):
+        files = [file for file in note.iterdir() if file.is_file()]
+        try:
+            good = bool(files) and all(isinstance(yaml.safe_load(file.read_bytes()), dict) for file in files)
+        except (yaml.YAMLError, UnicodeDecodeError):
+            good = False
+        if not good:
+            yield Damage(f"cache: {note} is an unfinished or damaged note of a run", (note,))
+
+
 def in_workspace(digest: str, path: Path) -> Damage | None:
     """What is wrong with an output as it lies in the workspace; what is not there is no damage."""
     if not path.exists():
@@ -83,6 +96,7 @@ def damages(lock: dict[str, Any]) -> Iterator[Damage]:
     stages = lock.get("stages", {}).values()
     made = {out["path"] for stage in stages for out in stage.get("outs", [])}
     seen: set[str] = set()
+    yield from in_notes_of_runs()
     for stage in stages:
         for out in stage.get("outs", []):
             if "md5" not in out:
@@ -92,7 +106,7 @@ def damages(lock: dict[str, Any]) -> Iterator[Damage]:
                 yield damage
         for dep in stage.get("deps", []):
             path = dep["path"]
-            given = not any(path == out or path.startswith(f"{out}/") for out in made)
+            given = not any(f"{path}/".startswith(f"{out}/") or out.startswith(f"{path}/") for out in made)
             # Source code that changed is no damage: `dvc repro` runs what reads it.
             if not given or path in seen or path.startswith("src/") or "md5" not in dep:
                 continue
