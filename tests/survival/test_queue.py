@@ -30,12 +30,8 @@ def queued(project: Project, workers: int) -> dict[str, dict[str, str]]:
     deadline = time.monotonic() + PATIENCE
     try:
         while True:
-            states = [
-                row.split()[-1]
-                for row in project.run("dvc", "queue", "status").stdout.splitlines()
-                if row[:1].isalnum()
-            ]
-            tasks = [state for state in states if state in ("Queued", "Running", "Success", "Failed")]
+            lines = project.run("dvc", "queue", "status").stdout.splitlines()
+            tasks = [line.split()[-1] for line in lines if line.strip()]
             assert "Failed" not in tasks, project.run("dvc", "queue", "status").stdout
             if tasks.count("Success") == len(FRACTIONS):
                 break
