@@ -38,7 +38,7 @@ class Log:
         self.live: Any = None
         try:
             from dvclive import Live
-        except ImportError:
+        except ModuleNotFoundError:  # a library that finds no memory is an ImportError too
             return
         try:
             self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False, report=None)
