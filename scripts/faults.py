@@ -124,13 +124,16 @@ def undisturbed(folder: Path) -> tuple[Project, dict[str, float]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files that a user sees: without Git's, DVC's and the stages' own folders."""
+    """All files that a user sees: without Git's, DVC's and the stages' own folders; dvc.lock whatever its order."""
     own = {".git", ".dvc", ".state", "__pycache__"}
-    return {
+    found = {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not own & set(file.relative_to(folder).parts)
     }
+    with contextlib.suppress(KeyError, yaml.YAMLError, UnicodeDecodeError):
+        found["dvc.lock"] = json.dumps(yaml.safe_load(found["dvc.lock"]), sort_keys=True).encode()
+    return found
 
 
 def copy(template: Path, place: Path) -> Project:

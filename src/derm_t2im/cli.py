@@ -99,6 +99,8 @@ def main() -> Any:
         sys.exit(1)
     except Exception as error:  # a full disk, no more memory, a missing permission: met anywhere
         told = str(exhausted(error) or "")
+        if type(error).__name__ == "ImageError":
+            told = f"an image of this pipeline is damaged: {error}; run `dvc repro`, which makes it again."
         if isinstance(error, PermissionError):
             told = f"{error.filename}: {error.strerror}; give yourself the right to it and start again."
         if not told or _State.verbose:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from derm_t2im.errors import UserError
 from derm_t2im.progress import say
 
 STATE = Path(".state")
@@ -165,6 +166,20 @@ def _rounded(value: Any) -> Any:
             return None
         return float(f"{value:.6g}")
     return value
+
+
+def read_json(path: Path) -> Any:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro` first.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): run `dvc repro`, which makes it again.") from None
 
 
 def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:

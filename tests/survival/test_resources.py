@@ -127,3 +127,45 @@ def test_what_ran_out_is_recognised(error: BaseException, said: str) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.ENOENT, "No such file"), UserError("out of memory")])
 def test_other_errors_are_none_of_it(error: BaseException) -> None:
     assert exhausted(error) is None
+
+
+def test_a_bit_turned_anywhere_in_a_manifest_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    import pandas as pd
+
+    from derm_t2im import manifest
+
+    file = tmp_path / "manifest.parquet"
+    names = [f"image-{n:03d}" for n in range(60)]
+    table = pd.DataFrame({"image_id": names, "path": names, "kind": "real", "label": "benign", "ita": np.arange(60.0)})
+    manifest.write(table, file)
+    good, data = manifest.read(file), file.read_bytes()
+    noticed = 0
+    for at in range(0, len(data), 3):
+        broken = bytearray(data)
+        broken[at] ^= 1 << at % 8
+        file.write_bytes(broken)
+        try:
+            found = manifest.read(file)
+        except UserError:
+            noticed += 1
+            continue
+        assert set(found.columns) <= set(good.columns)
+        pd.testing.assert_frame_equal(found, good[found.columns])
+    assert noticed > len(data) / 12
+
+
+def test_a_damaged_image_of_the_pipeline_is_one_line(tmp_path: Path) -> None:
+    """Whatever stage meets it first."""
+    code = """
+import sys
+from derm_t2im import cli
+from derm_t2im.imaging.io import ImageError
+def met() -> None:
+    raise ImageError("truncated", "data/x.png: broken data stream")
+cli.app.command("met")(met)
+sys.argv = ["derm-t2im", "met"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "data/x.png" in done.stderr and "dvc repro" in done.stderr
