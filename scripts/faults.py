@@ -191,7 +191,6 @@ class Fault:
         """Nothing happens yet."""
         self.project, self.stage, self.chance, self.log = project, stage, chance, log
         self.entry = lock["stages"][stage]
-        self.outs = {out["path"] for other in lock["stages"].values() for out in other.get("outs", [])}
         self.moment = chance.uniform(0, took)
         self.detail = ""
         self.felt = False
@@ -223,7 +222,7 @@ class Fault:
         filler = self.project.folder.parent / "filler"
         room = os.statvfs(filler.parent)
         left = self.chance.choice((0, 4096, 65536, 1 << 20))
-        with filler.open("wb") as file:
+        with filler.open("wb") as file, contextlib.suppress(OSError):  # the stage was faster: it is full already
             os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - left))
         self._over(run)
         filler.unlink()
