@@ -18,7 +18,7 @@ from derm_t2im.deploy import commands as deploy
 from derm_t2im.deploy.serve import command as serving
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.drift import command as drifting
-from derm_t2im.errors import UserError, exhausted
+from derm_t2im.errors import UserError, exhausted, no_memory
 from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
 from derm_t2im.sweeps import commands as sweeps
@@ -98,7 +98,7 @@ def main() -> Any:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:  # a full disk, no more memory, a missing permission: met anywhere
-        told = str(exhausted(error) or "")
+        told = str(exhausted(error) or no_memory() or "")
         if type(error).__name__ == "ImageError":
             told = f"an image of this pipeline is damaged: {error}; run `dvc repro`, which makes it again."
         if isinstance(error, PermissionError):

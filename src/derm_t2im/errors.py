@@ -14,6 +14,7 @@ _MEMORY_WORDS = (
     "out of memory", "not enough memory", "allocate memory", "alloc_failed", "bad alloc", "bad_alloc",
     "insufficient memory", "outofmemoryerror", "start new thread", "failed to map segment",
 )  # fmt: skip
+_ROOM = 64 << 20  # bytes
 _FULL_WORDS = ("no space left on device", "disk quota exceeded", "file write failed", "unexpected pos")
 
 
@@ -55,6 +56,15 @@ def exhausted(error: BaseException) -> UserError | None:
         if not isinstance(seen, UserError) and any(word in said for word in _FULL_WORDS):
             return UserError("a file could not be written, most likely the disk is full: make room and start again.")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+def no_memory() -> UserError | None:
+    """What to tell a user where memory is so short that an error may have come of it; None where there is enough."""
+    try:
+        bytearray(_ROOM)  # zeros from the system: nothing is touched
+    except MemoryError as error:
+        return exhausted(error)
     return None
 
 

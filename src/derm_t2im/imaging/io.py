@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from derm_t2im.errors import UserError, exhausted
+from derm_t2im.errors import exhausted, no_memory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,8 +29,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 MAX_PIXELS = 100_000_000
-
-_ROOM = 64 << 20  # bytes that must be free before a decoder's word against an image counts
 
 _IN_MEMORY = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
@@ -107,22 +105,13 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from None
     except Exception as error:  # decoders raise all manner of types for broken bytes
-        if told := exhausted(error) or _no_memory():
+        if told := exhausted(error) or no_memory():  # a decoder calls an image broken where it gets none
             raise told from None
         text = " ".join(str(error).split()) or type(error).__name__
         cut = any(word in text.lower() for word in ("truncated", "not processed", "unexpected end", "broken data"))
         # Pillow names what it cannot identify: a path, or an object in memory.
         text = text.replace(repr(str(source)), "it") if isinstance(source, Path) else _IN_MEMORY.sub("", text)
         raise ImageError("truncated" if cut else "unreadable", text) from None
-
-
-def _no_memory() -> UserError | None:
-    """Decoders call an image broken where they get no memory, so that is asked for before one is believed."""
-    try:
-        bytearray(_ROOM)  # zeros from the system: nothing is touched
-    except MemoryError as error:
-        return exhausted(error)
-    return None
 
 
 def _check_header(image: Image.Image, max_pixels: int, min_side: int) -> None:
