@@ -13,6 +13,7 @@ _MEMORY = (errno.ENOMEM, errno.EAGAIN)  # EAGAIN: no process or thread can be st
 _MEMORY_WORDS = (
     "out of memory", "not enough memory", "allocate memory", "alloc_failed", "bad alloc", "bad_alloc",
     "insufficient memory", "outofmemoryerror", "start new thread", "failed to map segment",
+    "could not create a primitive",
 )  # fmt: skip
 _ROOM = 64 << 20  # bytes
 _FULL_WORDS = ("no space left on device", "disk quota exceeded", "file write failed", "unexpected pos")

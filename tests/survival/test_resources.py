@@ -114,6 +114,7 @@ def _raised(error: BaseException, cause: BaseException | None = None) -> BaseExc
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "out of memory"),
         (RuntimeError("can't start new thread"), "out of memory"),
+        (RuntimeError("could not create a primitive"), "out of memory"),
         (ImportError("libx.so: failed to map segment from shared object"), "out of memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "make room"),
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
