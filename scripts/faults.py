@@ -342,7 +342,7 @@ def told(said: str) -> tuple[str, bool]:
 
 
 def mended(project: Project, expected: dict[str, bytes], log: Path) -> tuple[str, list[str]]:
-    """What it took: repro, verify (and repro), checkout (and all that), or nothing helped; and what is still wrong."""
+    """What it took: repro, verify (and repro), checkout (and all that), or "" for nothing; and what was wrong last."""
     fix = (sys.executable, str(ROOT / "scripts" / "verify.py"), "--fix")
     steps: list[tuple[str, Callable[[], object]]] = [
         ("repro", lambda: None),
@@ -357,9 +357,10 @@ def mended(project: Project, expected: dict[str, bytes], log: Path) -> tuple[str
         step()
         run = Run(project, log)
         status = run.end()
-        wrong = whole(project, expected) + ([f"repro: {told(run.said)[0] or status}"] if status else [])
-        if not wrong:
-            return name, []
+        left = whole(project, expected) + ([f"repro: {told(run.said)[0] or status}"] if status else [])
+        if not left:
+            return name, wrong
+        wrong = left
     return "", wrong
 
 
@@ -387,9 +388,9 @@ def one(number: int, seed: int, kinds: list[str], took: dict[str, float], folder
     result = {
         "round": number, "seed": seed, "kind": kind, "stage": fault.stage, "moment": round(fault.moment, 2),
         "detail": fault.detail, "felt": fault.felt, "status": fault.status, "line": line, "clear": clear,
-        "mended_by": how, "survived": not wrong, "wrong": wrong[:5],
+        "mended_by": how, "survived": bool(how), "wrong": wrong[:5],
     }  # fmt: skip
-    if wrong or (fault.felt and fault.status not in (0, -9) and not clear):
+    if not how or (fault.felt and fault.status not in (0, -9) and not clear):
         for name in ("fault", "after"):
             if (folder / f"{name}.log").is_file():
                 shutil.copy(folder / f"{name}.log", folder / f"{seed}-{number}-{name}.log")
