@@ -88,8 +88,11 @@ def seal(work: Path, made: Path, coming: Path | None = None) -> None:
     before = note.read_text(errors="replace").split()[:1] if coming and note.is_file() else []
     partial = note.with_name(f".{note.name}.partial")
     # Not synced: a seal that a power cut loses only costs the work again.
-    partial.write_text("\n".join([hash_tree(coming or made), *before]))
-    partial.replace(note)
+    try:
+        partial.write_text("\n".join([hash_tree(coming or made), *before]))
+        partial.replace(note)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def whole(work: Path, made: Path) -> bool:
@@ -168,8 +171,8 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """What :func:`write_json` wrote.
+def read_json(path: Path, stage: str) -> Any:
+    """What :func:`write_json` wrote in ``stage``.
 
     Raises:
         UserError: if it is missing or damaged.
@@ -177,7 +180,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` first.") from None
+        raise UserError(f"{path} is missing: run `dvc repro {stage}` first.") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): run `dvc repro`, which makes it again.") from None
 

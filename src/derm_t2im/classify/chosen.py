@@ -14,7 +14,7 @@ def best_seed(arch: str, mix: str) -> int:
         UserError: if they are missing or name no seed.
     """
     path = paths.train_metrics(arch, mix)
-    values = read_json(path)
+    values = read_json(path, f"train@{arch}-{mix}")
     runs = {int(name.removeprefix("seed-")): run for name, run in values.items() if name.startswith("seed-")}
     if not runs:
         raise UserError(f"{path} names no seed: run `dvc repro` (stage train) again.")

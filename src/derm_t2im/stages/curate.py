@@ -51,7 +51,7 @@ def run() -> None:
 
 
 def _gate() -> None:
-    if failures := read_json(paths.VALIDATION_METRICS).get("critical_failures", 0):
+    if failures := read_json(paths.VALIDATION_METRICS, "validate").get("critical_failures", 0):
         raise UserError(f"The validation gate has {failures} critical failures: see {paths.VALIDATION_REPORT}.")
 
 

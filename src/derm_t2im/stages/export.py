@@ -281,7 +281,7 @@ def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Me
         & (table["mix"] == card.training_mix)
         & (table["seed"] == card.training_seed)
     )
-    study = state.read_json(paths.CLASSIFICATION_METRICS)
+    study = state.read_json(paths.CLASSIFICATION_METRICS, "evaluate")
     found: dict[str, Measured] = {}
     for name, rows in table[of].groupby("test", sort=True):
         groups = evaluation.groups_of(splits.set_index("image_id", drop=False).loc[rows["image_id"]])

@@ -20,7 +20,7 @@ def run() -> None:
         manifest.read(paths.SPLITS_MANIFEST),
         manifest.read(paths.SYNTHETIC_MANIFEST),
         embedded,
-        read_json(paths.FIDELITY_METRICS),
+        read_json(paths.FIDELITY_METRICS, "fidelity"),
         settings,
     )
     gate.hold(checked, paths.VALIDATION_REPORT, paths.VALIDATION_METRICS)
