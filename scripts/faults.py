@@ -1,6 +1,6 @@
 """Break a run of the pipeline in every stage, at random moments, and see whether `dvc repro` mends it.
 
-    python scripts/faults.py --rounds 40 --seed 0 --folder /tmp/faults
+    python scripts/faults.py --rounds 40 --seed 0 --folder tmp/faults
 
 A small copy of the project runs once undisturbed. Each round takes a copy of that, forgets one stage, starts
 `dvc repro`, and does harm while the stage runs. Then `dvc repro` alone, as a user would, and, where that is not enough,
