@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from derm_t2im import paths
-from tests.conftest import Project
+from tests.project import Project
 from tests.test_docs import PAGES, ROOT, shell
 
 pytestmark = pytest.mark.pipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Project
+from tests.project import Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.fiftyone]
 

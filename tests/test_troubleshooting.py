@@ -13,7 +13,7 @@ import dvc.rwlock
 import pytest
 
 from derm_t2im import paths
-from tests.conftest import Project
+from tests.project import Project
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"

@@ -18,7 +18,7 @@ from derm_t2im.deploy import commands as deploy
 from derm_t2im.deploy.serve import command as serving
 from derm_t2im.diffusion import commands as diffusion
 from derm_t2im.drift import command as drifting
-from derm_t2im.errors import UserError, no_room
+from derm_t2im.errors import UserError, exhausted, no_memory
 from derm_t2im.publish import commands as publish
 from derm_t2im.study import commands as study
 from derm_t2im.sweeps import commands as sweeps
@@ -97,8 +97,10 @@ def main() -> Any:
             raise
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:  # a full disk, a missing permission: met anywhere
-        told = str(no_room(error) or "")
+    except Exception as error:  # a full disk, no more memory, a missing permission: met anywhere
+        told = str(exhausted(error) or no_memory() or "")
+        if type(error).__name__ == "ImageError":
+            told = f"an image of this pipeline is damaged: {error}; run `dvc repro`, which makes it again."
         if isinstance(error, PermissionError):
             told = f"{error.filename}: {error.strerror}; give yourself the right to it and start again."
         if not told or _State.verbose:

@@ -20,7 +20,7 @@ from derm_t2im import networks, runtime
 from derm_t2im.errors import UserError
 from derm_t2im.imaging.io import ImageError, read_stack
 from derm_t2im.paths import PROBE
-from derm_t2im.state import hash_code, hash_file, write_atomic
+from derm_t2im.state import hash_code, hash_file, seal, whole, write_atomic
 
 if TYPE_CHECKING:
     from derm_t2im.networks import Network
@@ -218,7 +218,7 @@ class _Store:
 
         self.file = file
         try:
-            found = load_file(file)
+            found = load_file(file) if whole(file.parent, file) else {}
             self._digests = [bytes(row).hex() for row in found["sha256"]]
             self._features, self._probabilities = found["features"], found["probabilities"]
         except (OSError, SafetensorError, KeyError):  # none yet, or not whole: it is only a cache
@@ -248,6 +248,7 @@ class _Store:
             "probabilities": np.ascontiguousarray(probabilities),
         }
         write_atomic(self.file, to_bytes(tensors))
+        seal(self.file.parent, self.file)
         for other in sorted(self.file.parent.glob("*.safetensors"), key=lambda f: f.stat().st_mtime)[:-STORES]:
             other.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, exhausted
 from derm_t2im.state import write_atomic
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
     schema = pa.schema([(name, pa.type_for_alias(COLUMNS[name])) for name in table.columns])
     arrow = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
     buffer = io.BytesIO()
-    pq.write_table(arrow, buffer, compression="zstd")
+    pq.write_table(arrow, buffer, compression="zstd", write_page_checksum=True)
     write_atomic(path, buffer.getvalue())
 
 
@@ -161,7 +161,8 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro` (or `dvc pull`) first.")
     try:
-        table = pq.read_table(path).to_pandas(types_mapper=None)
+        table = pq.read_table(path, page_checksum_verification=True).to_pandas(types_mapper=None)
         return conform(table)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{path} is not a manifest: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise exhausted(error) or UserError(f"{path} is not a manifest, or damaged: {said}; run `dvc repro`.") from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, exhausted
 from derm_t2im.state import move_into_place, write_atomic
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def build(
                 timm_name, pretrained=weights == "pretrained", num_classes=len(classes), **arguments
             )
         except Exception as error:
+            if told := exhausted(error):
+                raise told from error
             raise _cannot_build(timm_name, options, size, weights, error) from error
         _start_head(module)
     stated: Any = module.pretrained_cfg
@@ -227,6 +229,8 @@ def _try_size(module: torch.nn.Module, name: str, size: int, classes: int) -> No
         with torch.inference_mode():
             made = tuple(module.eval()(torch.zeros(1, 3, size, size)).shape)
     except Exception as error:
+        if told := exhausted(error):
+            raise told from error
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{name} cannot take images of {size} px ({said}): give it another size.") from None
     if made != (1, classes):

@@ -2,8 +2,9 @@
 
 A long stage works in ``.state/<stage>/<fingerprint>/`` (ignored by Git and DVC), where the
 fingerprint covers its parameters and the hashes of its inputs. Killed and started again with the
-same inputs it finds its own unfinished work there; with other inputs it starts afresh. Outputs
-move to their place by a rename at the very end.
+same inputs it finds its own unfinished work there; with other inputs it starts afresh. What a stage
+goes on from is sealed: its digest is noted after it, and what differs from its digest is made again.
+Outputs move to their place by a rename at the very end.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from derm_t2im.errors import UserError
+from derm_t2im.progress import say
+
 STATE = Path(".state")
+SEALS = ".seals"  # folder of digests within a work folder
 
 
 def fingerprint(*parts: Any) -> str:
@@ -54,18 +60,69 @@ def hash_tree(path: Path) -> str:
     return digest.hexdigest()
 
 
-def work_folder(stage: str, key: str) -> Path:
-    """The folder in which ``stage`` keeps its unfinished work for the inputs behind ``key``.
+def work_folder(stage: str, key: str, afresh: bool = False) -> Path:
+    """The folder in which ``stage`` keeps its unfinished work for the inputs behind ``key``; ``afresh`` empties it.
 
     Work of the same stage for other inputs is removed: it can no longer be of use.
     """
     folder = STATE / stage / key
     if folder.parent.is_dir():
         for other in folder.parent.iterdir():
-            if other.name != key:
+            if other.name != key or afresh:
                 shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _seal_of(work: Path, made: Path) -> Path:
+    return work / SEALS / f"{made.relative_to(work)}.seal"
+
+
+def seal(work: Path, made: Path, coming: Path | None = None) -> None:
+    """Note the digest of a file or folder below ``work``, once it is whole.
+
+    ``coming`` is about to be renamed to ``made``: until then what is there stays sealed too.
+    """
+    note = _seal_of(work, made)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    before = note.read_text(errors="replace").split()[:1] if coming and note.is_file() else []
+    partial = note.with_name(f".{note.name}.partial")
+    # Not synced: a seal that a power cut loses only costs the work again.
+    try:
+        partial.write_text("\n".join([hash_tree(coming or made), *before]))
+        partial.replace(note)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def whole(work: Path, made: Path) -> bool:
+    """Whether ``made`` is there as it was sealed; what is not is removed, with a word."""
+    if not made.exists():
+        return False
+    note = _seal_of(work, made)
+    if note.is_file() and hash_tree(made) in note.read_text(errors="replace").split():
+        return True
+    say(f"{made} is unfinished or damaged: it is made again.")
+    shutil.rmtree(made) if made.is_dir() else made.unlink()
+    note.unlink(missing_ok=True)
+    return False
+
+
+def sealed_line(row: dict[str, Any]) -> str:
+    """A row of a journal, with its digest before it."""
+    text = json.dumps(row)
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
+
+
+def sealed_rows(journal: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a journal of :func:`sealed_line` up to the first damaged one, of which it says a word."""
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else ():
+        digest, _, text = line.partition(" ")
+        if digest == hashlib.sha256(text.encode()).hexdigest():
+            yield json.loads(text)
+        else:
+            say(f"{journal}: a row is unfinished or damaged: from there on it is made again.")
+            return
 
 
 def discard(folder: Path) -> None:
@@ -76,14 +133,14 @@ def discard(folder: Path) -> None:
 def move_into_place(finished: Path, target: Path) -> None:
     """Replace ``target`` (file or folder) by ``finished``; a reader never sees half of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in finished.rglob(".*.partial"):  # of a process that was killed while it wrote
+        left.unlink()
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if finished.is_dir() and target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-        finished.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        finished.replace(target)
+    finished.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -112,6 +169,20 @@ def _rounded(value: Any) -> Any:
             return None
         return float(f"{value:.6g}")
     return value
+
+
+def read_json(path: Path, stage: str) -> Any:
+    """What :func:`write_json` wrote in ``stage``.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro {stage}` first.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): run `dvc repro`, which makes it again.") from None
 
 
 def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:

@@ -416,7 +416,7 @@ def test_preprocess_goes_on_after_a_kill(place: Path) -> None:
     before = notes.read_text().splitlines()
     with notes.open("a") as file:
         file.write('{"image_id": "mine-')  # a line cut short
-    first = json.loads(before[0])["image_id"]
+    first = json.loads(before[0].partition(" ")[2])["image_id"]
     done = next(Path(".state").rglob(io.file_name(first, ".png")))
     untouched = done.stat().st_mtime_ns, done.stat().st_ino
     preprocess.run()

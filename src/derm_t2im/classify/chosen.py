@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from derm_t2im import paths
 from derm_t2im.errors import UserError
+from derm_t2im.state import read_json
 
 
 def best_seed(arch: str, mix: str) -> int:
@@ -15,10 +14,7 @@ def best_seed(arch: str, mix: str) -> int:
         UserError: if they are missing or name no seed.
     """
     path = paths.train_metrics(arch, mix)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` (stage train) first.") from None
+    values = read_json(path, f"train@{arch}-{mix}")
     runs = {int(name.removeprefix("seed-")): run for name, run in values.items() if name.startswith("seed-")}
     if not runs:
         raise UserError(f"{path} names no seed: run `dvc repro` (stage train) again.")

@@ -36,6 +36,9 @@ def read_images(table: pd.DataFrame, size: int = 0) -> np.ndarray:
         except ImageError as error:
             raise UserError(f"{row[1]} (image {row[0]}): {error}; run `dvc repro` or `dvc checkout`.") from None
 
+    # Before the threads: an import that meets no memory in one leaves half a module to the others.
+    import cv2  # noqa: F401
+
     rows = list(zip(table["image_id"], table["path"], strict=True))
     if not rows:
         return np.empty((0, size, size, 3), np.uint8)

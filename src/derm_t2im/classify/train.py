@@ -15,7 +15,7 @@ from derm_t2im import seeds
 from derm_t2im.classify import augmentation, data, statistics
 from derm_t2im.errors import UserError
 from derm_t2im.networks import Network
-from derm_t2im.state import write_atomic
+from derm_t2im.state import seal, whole, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -266,12 +266,15 @@ class _Run:
             "average": self.average.module.state_dict() if self.average else {},
         }
         torch.save(content, buffer)
-        write_atomic(self.checkpoint, buffer.getvalue())
+        partial = self.checkpoint.with_suffix(".partial")
+        write_atomic(partial, buffer.getvalue())
+        seal(self.checkpoint.parent, self.checkpoint, partial)
+        partial.replace(self.checkpoint)
 
     def _restore(self) -> None:
         import torch
 
-        if self.checkpoint is None or not self.checkpoint.is_file():
+        if self.checkpoint is None or not whole(self.checkpoint.parent, self.checkpoint):
             return
         # Our own file, and only tensors and plain values are ever read from it.
         content = torch.load(self.checkpoint, map_location=self.network.device, weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from derm_t2im.curation.database import fiftyone
+from derm_t2im.curation.database import answering, fiftyone
 
 _KNOWN = 3  # FiftyOne averages over the three nearest: with fewer others nothing can be said
 
@@ -39,6 +39,7 @@ def _index(ids: Sequence[str], embeddings: np.ndarray) -> Iterator[tuple[Any, An
         dataset.delete()
 
 
+@answering()
 def uniqueness(ids: Sequence[str], embeddings: np.ndarray) -> np.ndarray:
     """How far each image is from its nearest neighbours, 1 for the farthest, float64 (n,).
 
@@ -53,6 +54,7 @@ def uniqueness(ids: Sequence[str], embeddings: np.ndarray) -> np.ndarray:
         return np.round(np.array(dataset.values("uniqueness"), dtype=np.float64), 6)
 
 
+@answering()
 def near_duplicates(ids: Sequence[str], embeddings: np.ndarray, distance: float) -> dict[str, tuple[str, float]]:
     """Images to leave out so that no two of the others are within ``distance``.
 

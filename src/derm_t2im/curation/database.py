@@ -111,6 +111,20 @@ def connect() -> Database:
 
 
 @contextmanager
+def answering() -> Iterator[None]:
+    """Within this, a database that ended or is damaged becomes one line; it holds nothing that is not elsewhere."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        yield
+    except (PyMongoError, ConnectionError) as error:  # the latter is FiftyOne's
+        raise UserError(
+            "FiftyOne's database server does not answer (it was killed, disk or memory ran out, or its files are "
+            f"damaged: {type(error).__name__}): start again, a new one is made."
+        ) from error
+
+
+@contextmanager
 def home() -> Iterator[None]:
     """Have FiftyOne and the processes that it starts meanwhile take our folder for the home folder.
 

@@ -195,8 +195,6 @@ def _read(predictor: Predictor, path: Path, measure: bool, max_pixels: int) -> _
         return _Read(path, predictor.prepare(rgb))
     except ImageError as error:
         return _Read(path, None, error.reason, error.detail)
-    except MemoryError:
-        return _Read(path, None, "too_large", "not enough memory to prepare it")
 
 
 def _answers(predictor: Predictor, part: list[_Read], batch: int) -> Iterator[Prediction]:

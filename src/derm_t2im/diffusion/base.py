@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from derm_t2im import state
 from derm_t2im.diffusion import checkpoint
-from derm_t2im.errors import UserError, no_room
+from derm_t2im.errors import UserError, exhausted, no_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,6 +207,8 @@ def load(base: str, precision: str = "fp32", device: str = "cpu") -> StableDiffu
     except UserError:
         raise
     except Exception as error:  # diffusers raises many types for a broken folder
+        if told := exhausted(error):
+            raise told from error
         raise UserError(f"finetune.base: {base!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
         if getattr(pipe, part, None) is None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derm_t2im import distributed, progress, seeds
+from derm_t2im import distributed, progress, seeds, state
 from derm_t2im.diffusion import base, lora
 from derm_t2im.diffusion.replay import Replay
 from derm_t2im.diffusion.training_run import History, Run
@@ -135,7 +135,7 @@ def _train(
     device_type = device.type
     scaler = torch.amp.GradScaler(device_type, enabled=settings.precision == "fp16" and device_type == "cuda")
     checkpoint = work / "checkpoint.pt"
-    if checkpoint.is_file():
+    if state.whole(work, checkpoint):
         saved = torch.load(checkpoint, weights_only=True, map_location=device)
         run.load_state_dict(saved)
         scaler.load_state_dict(saved["scaler"])
@@ -221,8 +221,10 @@ def _train(
             judge()
             run.saved = run.step
             if together.first:
-                torch.save(run.state_dict() | {"scaler": scaler.state_dict()}, checkpoint.with_suffix(".partial"))
-                checkpoint.with_suffix(".partial").replace(checkpoint)
+                coming = checkpoint.with_suffix(".partial")
+                torch.save(run.state_dict() | {"scaler": scaler.state_dict()}, coming)
+                state.seal(work, checkpoint, coming)
+                coming.replace(checkpoint)
     del replay
     _move(idle, device)
     _cast(frozen, torch.float32)

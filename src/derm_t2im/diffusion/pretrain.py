@@ -21,6 +21,7 @@ from derm_t2im.diffusion import architecture, base, prompts
 from derm_t2im.diffusion.muon import MuonAndAdamW
 from derm_t2im.diffusion.replay import Replay
 from derm_t2im.errors import UserError
+from derm_t2im.state import seal, whole
 
 if TYPE_CHECKING:
     import torch
@@ -204,7 +205,7 @@ def _loop(
     parameters = optimiser.parameters
     average = [p.detach().clone() for p in parameters]
     start = 0
-    if checkpoint.is_file():
+    if whole(checkpoint.parent, checkpoint):
         saved = torch.load(checkpoint, weights_only=True, map_location=parameters[0].device)
         start, average = saved["step"], saved["average"]
         optimiser.restore(saved["optimiser"])
@@ -241,6 +242,7 @@ def _loop(
             }
             try:
                 torch.save(state, partial)
+                seal(checkpoint.parent, checkpoint, partial)
                 partial.replace(checkpoint)
             except (OSError, RuntimeError) as error:  # torch's own words for a full disk
                 raise UserError(
@@ -330,7 +332,7 @@ def _encode(vae: AutoencoderKL, images: np.ndarray, views: int, keep: Path) -> t
     import torch
     from safetensors.torch import load_file, save_file
 
-    if keep.is_file():
+    if whole(keep.parent, keep):
         latents = load_file(keep)["latents"]
         return _scaled(latents)
 
@@ -345,6 +347,7 @@ def _encode(vae: AutoencoderKL, images: np.ndarray, views: int, keep: Path) -> t
     latents = torch.cat(out)
     save_file({"latents": latents}, keep.with_suffix(".partial"))
     keep.with_suffix(".partial").replace(keep)
+    seal(keep.parent, keep)
     return _scaled(latents)
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from derm_t2im import paths
 from derm_t2im.diffusion import sample
+from derm_t2im.errors import exhausted
 from derm_t2im.imaging.io import write_png
 from derm_t2im.progress import say
+from derm_t2im.state import seal, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,11 +38,13 @@ class Log:
         self.live: Any = None
         try:
             from dvclive import Live
-        except ImportError:
+        except ModuleNotFoundError:  # a library that finds no memory is an ImportError too
             return
         try:
             self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False, report=None)
         except Exception as error:  # it looks into Git, and a repository without a commit is too little for it
+            if told := exhausted(error):
+                raise told from None
             say(f"finetune: no log in {paths.FINETUNE_PLOTS}: {' '.join(str(error).split())[:200]}")
 
     def figures(self, name: str, step: int, values: dict[str, float]) -> None:
@@ -79,7 +83,8 @@ class Samples:
         """
         self.pipe, self.rows, self.folder, self.log, self.name = pipe, rows, folder, log, name
         for file in sorted(folder.glob("[0-9]*.png"), key=lambda file: int(file.stem)):
-            log.image(file, name)
+            if whole(folder, file):
+                log.image(file, name)
 
     def __call__(self, step: int) -> None:
         """Draw the grid of a step, unless it is there."""
@@ -87,6 +92,7 @@ class Samples:
         if file.is_file():
             return
         write_png(file, sheet(sample.draw(self.pipe, self.rows), self.rows, f"step {step}"))
+        seal(self.folder, file)
         self.log.image(file, self.name)
 
 

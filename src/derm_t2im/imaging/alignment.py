@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from derm_t2im.errors import exhausted
 from derm_t2im.imaging import hashing
 
 SIDE = 64  # pixels of the grey copies
@@ -128,7 +129,9 @@ def agreement(
             np.ones((SIDE, SIDE), np.uint8),
             3,
         )[1]
-    except cv2.error:  # it did not converge: not the same picture
+    except cv2.error as error:  # it did not converge: not the same picture
+        if told := exhausted(error):
+            raise told from None
         return -1.0
     stretch = np.linalg.svd(warp[:, :2], compute_uv=False)
     if not 1 / _STRETCH <= stretch[1] <= stretch[0] <= _STRETCH:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from derm_t2im.errors import exhausted, no_memory
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -61,6 +63,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
 
     Raises:
         ImageError: with a reason and a detail, for whatever is wrong with the image.
+        UserError: if memory or open files run out: the image may be good.
     """
     try:
         if path.stat().st_size == 0:
@@ -68,6 +71,8 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> np.
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ImageError("missing_file", "there is no such file") from None
     except (OSError, ValueError) as error:  # a name that no file can have
+        if told := exhausted(error):
+            raise told from None
         raise ImageError("unreadable", " ".join(str(error).split()).replace(repr(str(path)), "it")) from None
     return _decode(path, max_pixels, min_side)
 
@@ -101,9 +106,9 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
         raise ImageError(
             "too_large", f"over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, whatever max_pixels is: shrink it"
         ) from None
-    except MemoryError:
-        raise ImageError("too_large", "not enough memory to decode it") from None
     except Exception as error:  # decoders raise all manner of types for broken bytes
+        if told := exhausted(error) or no_memory():  # a decoder calls an image broken where it gets none
+            raise told from None
         text = " ".join(str(error).split()) or type(error).__name__
         cut = any(word in text.lower() for word in ("truncated", "not processed", "unexpected end", "broken data"))
         # Pillow names what it cannot identify: a path, or an object in memory.

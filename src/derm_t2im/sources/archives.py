@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, exhausted
 from derm_t2im.imaging.io import EXTENSIONS, ImageError
 
 #: Most bytes of one image.
@@ -107,6 +107,8 @@ def _read(entry: IO[bytes], name: str) -> bytes:
     try:
         return entry.read(2**16)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        if told := exhausted(error):
+            raise told from None
         raise ImageError("unreadable", f"{name} in the zip: {' '.join(str(error).split()) or 'cut short'}") from None
 
 

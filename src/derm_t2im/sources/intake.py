@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from derm_t2im import manifest, progress, seeds
-from derm_t2im.errors import UserError, no_room
+from derm_t2im.errors import UserError, exhausted, no_room
 from derm_t2im.imaging import io, pool
 from derm_t2im.sources import archives, labels
 from derm_t2im.state import hash_file
@@ -210,13 +210,17 @@ def _take(root: Path, target: Path, job: tuple[str, str, str, str]) -> tuple[str
             else:
                 shutil.copyfile(source, copy)
         except OSError as error:
-            raise no_room(error, target) or io.ImageError("unreadable", error.strerror or str(error)) from None
+            raise (
+                no_room(error, target) or exhausted(error) or io.ImageError("unreadable", error.strerror or str(error))
+            ) from None
         height, width = io.read_rgb(copy).shape[:2]
         verify(copy)
         return copy.as_posix(), hash_file(copy), width, height, "", ""
     except io.ImageError as error:
         reason, detail = error.reason, error.detail
     except (ValueError, RuntimeError) as error:  # a path with NUL, a loop of links
+        if told := exhausted(error):
+            raise told from None
         reason, detail = "missing_file", " ".join(str(error).split())
     copy.unlink(missing_ok=True)
     return "", "", 0, 0, reason, detail
@@ -238,6 +242,8 @@ def verify(source: Path | bytes) -> None:
             with Image.open(file, formats=["PNG"]) as image:
                 image.verify()
         except Exception as error:  # SyntaxError, OSError, struct.error
+            if told := exhausted(error):
+                raise told from None
             raise io.ImageError("unreadable", " ".join(str(error).split())) from None
 
 

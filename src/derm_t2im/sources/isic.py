@@ -6,7 +6,6 @@ image is fetched twice; a later run, of the same query or another, lists anew an
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -93,8 +92,8 @@ def _listing(client: Client, settings: Acquire, role: Role, journal: Path) -> di
     url = f"{settings.isic.base_url}/images/search/"
     asked = {"query": query, "collections": ",".join(map(str, collections)), "limit": str(PAGE)}
     asked = {name: value for name, value in asked.items() if value}
-    pages = _noted(journal)
-    state.write_atomic(journal, "".join(json.dumps(page) + "\n" for page in pages))
+    pages = list(state.sealed_rows(journal))
+    state.write_atomic(journal, "".join(map(state.sealed_line, pages)))
     resumed, seen = bool(pages), {page["next"] for page in pages}
     cursor = pages[-1]["next"] if pages else ""
     with journal.open("a", encoding="utf-8") as notes:
@@ -109,7 +108,7 @@ def _listing(client: Client, settings: Acquire, role: Role, journal: Path) -> di
             page = {"next": _cursor(answer), "results": [_record(image) for image in answer["results"]]}
             if page["next"] in seen:
                 raise Failed("refused", f"{url} leads from page to page in a circle")
-            notes.write(json.dumps(page) + "\n")
+            notes.write(state.sealed_line(page))
             notes.flush()
             pages.append(page)
             cursor = page["next"]
@@ -117,15 +116,6 @@ def _listing(client: Client, settings: Acquire, role: Role, journal: Path) -> di
             if len(pages) % 20 == 0:
                 progress.say(f"isic: {len(pages)} pages of the answer")
     return {record["image_id"]: record for page in pages for record in page["results"]}
-
-
-def _noted(journal: Path) -> list[dict[str, Any]]:
-    """The pages that came whole."""
-    pages = []
-    for line in journal.read_text(encoding="utf-8").splitlines(keepends=True) if journal.is_file() else ():
-        if line.endswith("\n"):
-            pages.append(json.loads(line))
-    return pages
 
 
 def _cursor(answer: Any) -> str | None:
@@ -205,13 +195,18 @@ def _fetch(
 def _one(client: Client, base_url: str, store: Path, record: dict[str, str]) -> tuple[str, str]:
     target = store / record["file"]
     size = _size(record)
-    if target.is_file() and (size is None or target.stat().st_size == size):
+    if state.whole(store, target):
         return "", ""
     if not record["url"]:
         return "not_found", "the archive gives no address of the image"
+
+    def check(coming: Path) -> None:
+        _check(coming)
+        state.seal(store, target, coming)
+
     try:
         try:
-            client.file(record["url"], target, size, _check)
+            client.file(record["url"], target, size, check)
         except Failed as error:
             if error.status not in (401, 403, 404, 410):
                 raise
@@ -219,7 +214,7 @@ def _one(client: Client, base_url: str, store: Path, record: dict[str, str]) -> 
             fresh = _record(client.json(f"{base_url}/images/{record['image_id']}/", {}))
             if fresh["url"] == record["url"] or not fresh["url"]:
                 raise
-            client.file(fresh["url"], target, _size(fresh), _check)
+            client.file(fresh["url"], target, _size(fresh), check)
     except Failed as error:
         return error.reason, error.detail
     return "", ""

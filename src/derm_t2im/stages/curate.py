@@ -6,7 +6,6 @@ does not give the same bytes: `derm-t2im browse` builds it from the manifest in 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ from derm_t2im.imaging.io import read_batches
 from derm_t2im.params import load
 from derm_t2im.params.curate import Curate
 from derm_t2im.progress import say
-from derm_t2im.state import fingerprint, move_into_place, work_folder, write_json
+from derm_t2im.state import fingerprint, move_into_place, read_json, work_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +42,7 @@ def run() -> None:
         raise UserError("Real and synthetic images were encoded differently: run `dvc repro embed`.")
     pool = gather(table, found, real, settings)
     outcome = curate(pool, real, real_matrix, decisions, settings, brain.uniqueness, brain.near_duplicates)
-    folder = work_folder("curate", fingerprint(settings))
+    folder = work_folder("curate", fingerprint(settings), afresh=True)
     manifest.write(outcome.synthetic, folder / paths.CURATED_MANIFEST.name)
     manifest.write(outcome.real, folder / paths.CURATED_REAL.name)
     write_json(paths.CURATION_METRICS, outcome.metrics)
@@ -52,11 +51,7 @@ def run() -> None:
 
 
 def _gate() -> None:
-    try:
-        failures = json.loads(paths.VALIDATION_METRICS.read_text(encoding="utf-8")).get("critical_failures", 0)
-    except FileNotFoundError:
-        raise UserError(f"{paths.VALIDATION_METRICS} is missing: run `dvc repro validate` first.") from None
-    if failures:
+    if failures := read_json(paths.VALIDATION_METRICS, "validate").get("critical_failures", 0):
         raise UserError(f"The validation gate has {failures} critical failures: see {paths.VALIDATION_REPORT}.")
 
 

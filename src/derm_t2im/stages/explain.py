@@ -85,7 +85,7 @@ def run() -> None:
         return _see(network, samples[network.size], truth, target, positive, groups, settings)
 
     metrics: dict[str, Any] = {"contrasts": {}, "images": len(table)}
-    work = state.work_folder("explain", "pictures")
+    work = state.work_folder("explain", "pictures", afresh=True)
     for arch in track(training.archs, "explain"):
         try:
             seen: dict[str, list[Seen]] = {mix: [look(arch, mix, seed) for seed in training.seeds] for mix in mixes}

@@ -18,7 +18,7 @@ from derm_t2im.classify.chosen import best_seed
 from derm_t2im.deploy import card as cards
 from derm_t2im.deploy import export, model_card, preparation, quantise, verify
 from derm_t2im.deploy.card import Card, Measured, Operating
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, exhausted
 from derm_t2im.params import load
 from derm_t2im.params.evaluate import Evaluate
 from derm_t2im.params.export import Export
@@ -272,13 +272,16 @@ def _tests(card: Card, splits: pd.DataFrame, evaluate: Evaluate) -> dict[str, Me
     for path in (predictions, paths.CLASSIFICATION_METRICS):
         if not path.is_file():
             raise UserError(f"{path} is missing: run `dvc repro` (stage evaluate) first.")
-    table = pd.read_parquet(predictions)
+    try:
+        table = pd.read_parquet(predictions)
+    except (OSError, ValueError) as error:  # pyarrow's errors are these
+        raise exhausted(error) or UserError(f"{predictions} is damaged ({error}): run `dvc repro`.") from None
     of = (
         (table["arch"] == card.architecture)
         & (table["mix"] == card.training_mix)
         & (table["seed"] == card.training_seed)
     )
-    study = json.loads(paths.CLASSIFICATION_METRICS.read_text(encoding="utf-8"))
+    study = state.read_json(paths.CLASSIFICATION_METRICS, "evaluate")
     found: dict[str, Measured] = {}
     for name, rows in table[of].groupby("test", sort=True):
         groups = evaluation.groups_of(splits.set_index("image_id", drop=False).loc[rows["image_id"]])

@@ -227,7 +227,7 @@ def _draw(
 
     ``model`` gives the pipeline for a class, or for all with no label.
     """
-    if keep.is_file():
+    if state.whole(keep.parent, keep):
         return np.load(keep)
     rows = _asked(seeds, settings, token, means, asked)
     classes = sorted(seeds["label"].unique())
@@ -241,6 +241,7 @@ def _draw(
     unfinished = keep.with_suffix(".partial.npy")
     np.save(unfinished, images)
     unfinished.replace(keep)
+    state.seal(keep.parent, keep)
     return images
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 from derm_t2im import distributed, manifest, networks, paths, quarantine, runtime, state
 from derm_t2im.diffusion import adherence, base, kohya, lora, png, prompts, sample
 from derm_t2im.errors import UserError, enough_memory
-from derm_t2im.imaging import hashing, io, quality
+from derm_t2im.imaging import hashing, io, pool, quality
 from derm_t2im.imaging.io import read_rgb, read_stack, write_png
 from derm_t2im.params import load
 from derm_t2im.params.finetune import Finetune
@@ -68,7 +67,7 @@ def run() -> None:
             if label != classes[0]:
                 pipe = _pipeline(settings, tuned, label)
             chosen = rows[rows["label"] == label] if one_each else rows
-            _draw_all(pipe, settings.batch, chosen, images, lora.model_hash(_trained(settings, tuned, label)))
+            _draw_all(pipe, settings.batch, chosen, work, lora.model_hash(_trained(settings, tuned, label)))
     together = distributed.group()
     together.wait()
     if not together.first:
@@ -109,24 +108,30 @@ def _take(settings: Generate, tuned: Finetune, classes: list[str]) -> None:
     _finish(rows, work, {"quarantined": quarantine.tally(bad["reason"])})
 
 
-def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, folder: Path, lora_hash: str) -> None:
+def _draw_all(pipe: StableDiffusionPipeline, batch: int, rows: pd.DataFrame, work: Path, lora_hash: str) -> None:
     """Draw what is missing of this process's share; files are written while the next images are drawn."""
+    folder = work / "out" / "images"
     together = distributed.group()
     rows = rows.iloc[together.rank :: together.size]
-    todo = rows[[not (folder / f"{name}.png").is_file() for name in rows["image_id"]]]
+    todo = rows[[not state.whole(work, folder / f"{name}.png") for name in rows["image_id"]]]
     if len(todo) < len(rows):
         say(f"generate: goes on, {len(rows) - len(todo)} of {len(rows)} images are there")
     size = base.image_size(pipe)
     writing: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(min(4, runtime.workers())) as pool:
+    with ThreadPoolExecutor(min(4, runtime.workers())) as writers:
         done = ((image, row) for part, drawn in sample.stream(pipe, todo, batch) for image, row in _pairs(part, drawn))
         for image, row in track(done, "generate (images)", total=len(todo)):
             said = png.describe(row, size, lora_hash)
-            writing.append(pool.submit(png.write, folder / f"{row['image_id']}.png", image, said))
+            writing.append(writers.submit(_keep, work, folder / f"{row['image_id']}.png", image, said))
             while len(writing) > batch:  # the disk is slower than the drawing: wait rather than hold all images
                 writing.popleft().result()
         for future in writing:
             future.result()
+
+
+def _keep(work: Path, file: Path, image: np.ndarray, said: Any) -> None:
+    png.write(file, image, said)
+    state.seal(work, file)
 
 
 def _pairs(part: pd.DataFrame, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, pd.Series]]:
@@ -148,9 +153,8 @@ def _trained(settings: Generate, tuned: Finetune, label: str) -> Path:
 
 
 def _measure(files: list[Path]) -> pd.DataFrame:
-    with ProcessPoolExecutor(runtime.workers(), mp_context=get_context("spawn")) as pool:
-        rows = pool.map(_measure_one, files, chunksize=32)
-        return pd.DataFrame(list(track(rows, "generate: measure", total=len(files))))
+    rows = pool.each(_measure_one, files)
+    return pd.DataFrame(list(track(rows, "generate: measure", total=len(files))))
 
 
 def _measure_one(file: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def run() -> None:
     real = splits[splits["split"] == "train"]
     made = mixes.build(list(settings.mixes), real, kept, settings.synthetic_fraction, settings.seed, drawn)
 
-    work = state.work_folder("mix", state.fingerprint(settings)) / "mixes"
+    work = state.work_folder("mix", state.fingerprint(settings), afresh=True) / "mixes"
     for name, table in made.items():
         manifest.write(table, work / paths.mix_manifest(name).name)
     state.move_into_place(work, paths.MIXES)  # a new folder: a mix of an earlier run does not stay

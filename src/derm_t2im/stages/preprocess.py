@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -77,15 +76,10 @@ def _named(raw: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def _finished(journal: Path, folder: Path, images: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Rows of an earlier, killed run whose images are there; a line cut short counts as not done."""
-    if not journal.is_file():
-        return
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "reason" in row or (folder / images[row["image_id"]]).is_file():
+    """Rows of an earlier, killed run whose images are there as they were written."""
+    for row in state.sealed_rows(journal):
+        image = folder / images[row["image_id"]]
+        if "reason" in row or (image.is_file() and state.hash_file(image) == row["sha256"]):
             yield row
 
 
@@ -94,10 +88,10 @@ def _work(one: Any, jobs: list[Any], journal: Path, done: dict[str, dict[str, An
     from derm_t2im.imaging import pool
 
     with journal.open("w", encoding="utf-8") as notes:
-        notes.writelines(json.dumps(row) + "\n" for row in done.values())
+        notes.writelines(state.sealed_line(row) for row in done.values())
         for row in progress.track(pool.each(one, jobs), "preprocess", total=len(jobs)):
             done[row["image_id"]] = row
-            notes.write(json.dumps(row) + "\n")
+            notes.write(state.sealed_line(row))
             notes.flush()
 
 

@@ -58,7 +58,7 @@ def run(arch: str, mix: str) -> None:
     runs = {}
     for seed in settings.seeds:
         finished = work / "models" / f"seed-{seed}"
-        if not finished.is_dir():
+        if not state.whole(work, finished):
             start = seeds.derive(seed, "classifier", arch)
             network = networks.build(model.timm, model.options, classes, side, model.weights, start).to(device)
             unfinished = work / f"seed-{seed}"
@@ -66,6 +66,7 @@ def run(arch: str, mix: str) -> None:
             networks.save(network, work / "network")
             state.write_json(work / "network" / CURVE, {"kept": result.kept, "curve": result.curve})
             state.move_into_place(work / "network", finished)
+            state.seal(work, finished)
             state.discard(unfinished)
         runs[f"seed-{seed}"] = json.loads((finished / CURVE).read_text())["kept"]
     state.move_into_place(work / "models", paths.classifier(arch, mix))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from derm_t2im import features, manifest, paths
 from derm_t2im.curation import neighbours
-from derm_t2im.errors import UserError
 from derm_t2im.features import Features
 from derm_t2im.params import load
 from derm_t2im.params.validate import Validate
+from derm_t2im.state import read_json
 from derm_t2im.validation import expectations, gate, suites
 
 if TYPE_CHECKING:
@@ -22,11 +21,9 @@ if TYPE_CHECKING:
 def run() -> None:
     """Write reports/validation/ and metrics/validation.json; stop on a critical failure."""
     settings = load("validate", Validate)
-    if not paths.FIDELITY_METRICS.is_file():
-        raise UserError(f"{paths.FIDELITY_METRICS} is missing: run `dvc repro fidelity` first.")
     real, made = features.load(paths.FEATURES_REAL), features.load(paths.FEATURES_SYNTHETIC)
     splits, synthetic = manifest.read(paths.SPLITS_MANIFEST), manifest.read(paths.SYNTHETIC_MANIFEST)
-    fidelity = json.loads(paths.FIDELITY_METRICS.read_text(encoding="utf-8"))
+    fidelity = read_json(paths.FIDELITY_METRICS, "fidelity")
     checked = suites.all_suites(
         splits,
         synthetic,

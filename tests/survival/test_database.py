@@ -1,0 +1,44 @@
+"""FiftyOne's database server killed under what `curate` measures: one line, and the next run is fine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.fiftyone
+
+_RUN = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from derm_t2im.curation import brain, database
+from derm_t2im.errors import UserError
+ids, points = [f"i{n}" for n in range(12)], np.random.default_rng(0).normal(size=(12, 3))
+if len(sys.argv) > 1:
+    own = database.connect()
+    database.fiftyone()
+    os.kill(int((own.folder / "pid").read_text()), signal.SIGKILL)
+try:
+    print(brain.uniqueness(ids, points).sum())
+except UserError as error:
+    print(error)
+"""
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout
+
+
+def test_a_killed_server_is_one_line_and_the_next_run_has_its_own(tmp_path: Path) -> None:
+    said = run(tmp_path, "kill")
+    assert said.startswith("FiftyOne's database server does not answer") and said.count("\n") == 1
+    stale = tmp_path / ".state" / "fiftyone" / "run-stale" / "db"
+    stale.mkdir(parents=True)
+    (stale / "WiredTiger.wt").write_bytes(b"torn")
+    assert float(run(tmp_path)) > 0, "damaged files of an earlier run are nobody's"
