@@ -88,3 +88,10 @@ def test_tensorrt_that_does_not_load_is_named(content: bytes) -> None:
         assert TENSORRT in str(error) and "lib" in str(error)
     else:
         assert predictor.provider == TENSORRT
+
+
+def test_images_of_other_sizes_are_resized_on_the_device(content: bytes) -> None:
+    cpu, cuda = Predictor(content, "cpu"), Predictor(content, "cuda")
+    for side in (20, 32, 77):
+        images = np.random.default_rng(side).integers(0, 256, (3, side, side + 5, 3), dtype=np.uint8)
+        np.testing.assert_allclose(cuda.predict(images), cpu.predict(images), atol=5e-3)

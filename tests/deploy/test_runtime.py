@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from derm_t2im.deploy import runtime
+from derm_t2im.deploy.card import Card
+from derm_t2im.deploy.preparation import without_resize
 from derm_t2im.deploy.runtime import Device, Predictor, loaded_providers, wanted_providers
 from derm_t2im.errors import UserError
 from derm_t2im.imaging import prepare
@@ -74,10 +76,28 @@ def test_embeddings_are_the_networks(exported: bytes, images: np.ndarray) -> Non
     np.testing.assert_allclose(found.embeddings, models.network().embed(images), atol=1e-4)
 
 
+def test_the_graph_of_prepared_images_has_no_branch_and_one_size(model_file: Path, images: np.ndarray) -> None:
+    content = model_file.read_bytes()
+    onnx = pytest.importorskip("onnx")
+    lean = onnx.load_from_string(without_resize(content))
+    onnx.checker.check_model(lean, full_check=True)
+    assert not any(node.op_type == "If" or "prepare.side" in node.input for node in lean.graph.node)
+    session = runtime._session(without_resize(content), [runtime.CPU], 1, "test")
+    assert runtime._signature(session, 2)[0] == images.shape[1:3]
+    assert Card.from_metadata(runtime.metadata(session)) == Predictor(model_file, "cpu").card
+    found = session.run(["probabilities"], {"image": images})[0]
+    np.testing.assert_allclose(found, Predictor(model_file, "cpu").predict(images), atol=2e-6)
+    for other in (b"", b"no file", content[:100]):
+        assert without_resize(other) == other
+
+
 def test_bound_buffers_say_the_same(model_file: Path, images: np.ndarray) -> None:
     plain = Predictor(model_file, device="cpu")
     bound = Predictor(model_file, device="cpu")
-    bound._bound = runtime._Bound(bound._session, bound._outputs, "cpu")  # what CUDA does, on the CPU
+    # What CUDA does, on the CPU: the graph of prepared images, and buffers bound to it.
+    session = runtime._session(without_resize(model_file.read_bytes()), [runtime.CPU], 1, "test")
+    bound._sides, bound._outputs = runtime._signature(session, 2)
+    bound._bound = runtime._Bound(session, bound._outputs, device="cpu")
     for n in (1, 3, 4, 21, 2):
         np.testing.assert_allclose(bound.predict(images[:n], batch=8), plain.predict(images[:n]), atol=2e-6)
     assert sorted(shape[0] for shape in bound._bound._buffers) == [1, 2, 4, 8]

@@ -147,6 +147,40 @@ def after(classes: int, temperature: float, opset: int) -> onnx.ModelProto:
     return _parsed(_AFTER.format(classes=classes, opset=opset), temperature=np.array(temperature, np.float32))
 
 
+def without_resize(content: bytes) -> bytes:
+    """An exported file for images that have the right size: no crop, no resize, and so no branch in the graph.
+
+    A GPU records a graph without branches once and replays it. What is not such a file comes back as it is.
+    """
+    import onnx
+
+    try:
+        model = onnx.load_from_string(content)
+    except Exception:  # whoever opens it says what is wrong with it
+        return content
+    graph = model.graph
+    branch = next((node for node in graph.node if node.op_type == "If" and node.output[0] == "prepare.grey"), None)
+    if branch is None:
+        return content
+    kept = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
+    at = list(graph.node).index(branch)
+    nodes = [*kept.node, *list(graph.node)[at + 1 :]]  # before the branch there is only what it needs
+    for node in kept.node:
+        node.input[:] = [graph.input[0].name if name == "prepare.crop" else name for name in node.input]
+        node.output[:] = [branch.output[0] if name == kept.output[0].name else name for name in node.output]
+    shape = kept.output[0].type.tensor_type.shape.dim
+    for dim, side in zip(graph.input[0].type.tensor_type.shape.dim[1:3], shape[2:4], strict=True):
+        dim.Clear()
+        dim.dim_value = side.dim_value
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    constants = [value for value in graph.initializer if value.name in read]
+    graph.ClearField("initializer")
+    graph.initializer.extend(constants)
+    return bytes(model.SerializeToString())
+
+
 def _parsed(text: str, **constants: np.ndarray) -> onnx.ModelProto:
     import onnx
 

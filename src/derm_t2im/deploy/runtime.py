@@ -15,7 +15,7 @@ import ctypes
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ import numpy as np
 from derm_t2im import runtime as machine
 from derm_t2im.deploy import card as cards
 from derm_t2im.deploy.card import Card
+from derm_t2im.deploy.preparation import without_resize
 from derm_t2im.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -80,8 +81,10 @@ class Predictor:
             model = Path(model).read_bytes()
         wanted = wanted_providers(device)
         self._threads = threads or machine.threads()
-        # A part has one thread; see `_parts`.
-        self._session = _session(model, wanted, 1, name, _provider_options(wanted, model, name, engine_cache))
+        options = _provider_options(wanted, model, name, engine_cache)
+        # On a device images come prepared: without the resize its graph has no branch. A part has one thread.
+        graph = model if wanted[0] == CPU else without_resize(model)
+        self._session = _session(graph, wanted, 1, name, options)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted[0] and not allow_cpu:
             raise UserError(
@@ -98,11 +101,10 @@ class Predictor:
         self._whole = self._session
         if self.provider == CPU and self._threads > 1 and len(model) >= LARGE:
             self._whole = _session(model, [CPU], self._threads, name)
-        self._bound = (
-            None
-            if self.provider == CPU
-            else _Bound(self._session, self._outputs, "cuda", graphs=_records(self._session))
-        )
+        self._bound = None if self.provider == CPU else _Bound(self._session, self._outputs, _records(self._session))
+        # Images of other sizes need the whole graph, which few ever ask for.
+        self._open_whole = partial(_session, model, [CUDA, CPU], 1, name) if self._bound else None
+        self._resizing: _Bound | None = None
         self._most = ENGINE_MOST if self.provider == TENSORRT else 0  # most images at once; 0: as asked for
 
     @property
@@ -149,7 +151,8 @@ class Predictor:
         fits = images.ndim == 4 and all(
             have == want or want == 0 for have, want in zip(images.shape[1:], (*self._sides, 3), strict=True)
         )
-        if images.dtype != np.uint8 or not fits:
+        resizes = self._bound is not None and images.ndim == 4 and images.shape[3] == 3
+        if images.dtype != np.uint8 or not (fits or resizes):
             sides = ", ".join(str(side or "any") for side in self._sides)
             raise ValueError(f"images must be uint8 (n, {sides}, 3), not {images.dtype} {images.shape}")
         if batch < 1:
@@ -167,8 +170,9 @@ class Predictor:
                 if len(part) == 1:
                     raise UserError(f"out of memory with a single image on {self.provider}: free some.") from error
                 self._most = (len(part) + 1) // 2
-                if self._bound:
-                    self._bound.forget()
+                for bound in (self._bound, self._resizing):
+                    if bound:
+                        bound.forget()
                 continue
             start += len(part)
         values = {
@@ -178,8 +182,11 @@ class Predictor:
         return Outputs(values["logits"], values["probabilities"], values.get("embedding"))
 
     def _batch(self, images: np.ndarray) -> list[np.ndarray]:
-        if self._bound:
+        if self._bound and images.shape[1:3] == self._sides:
             return self._bound.run(images)
+        if self._open_whole:
+            self._resizing = self._resizing or _Bound(self._open_whole(), self._outputs)
+            return self._resizing.run(images)
         if self._pool is None or (len(images) < self._threads and self._whole is self._session):
             parts = [self._call(self._session, images[i : i + PART]) for i in range(0, len(images), PART)]
         elif len(images) < self._threads:
@@ -202,8 +209,8 @@ class _Bound:
     more than they do. onnxruntime keeps graphs per thread, so all runs are made by one.
     """
 
-    def __init__(self, session: Any, outputs: dict[str, int], device: str, graphs: bool = False) -> None:
-        self._session, self._names, self._device, self._graphs = session, outputs, device, graphs
+    def __init__(self, session: Any, outputs: dict[str, int], graphs: bool = False, device: str = "cuda") -> None:
+        self._session, self._names, self._graphs, self._device = session, outputs, graphs, device
         self._buffers: dict[tuple[int, ...], tuple[Any, Any, list[Any], np.ndarray, Any]] = {}
         self._thread = ThreadPoolExecutor(1, "bound")
         self._made = 0
