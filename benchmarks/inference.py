@@ -219,7 +219,7 @@ def files(asked: argparse.Namespace) -> None:
 
 
 def all_of(predictor: Any, named: list[Path], batch: int) -> list[object]:
-    return list(predict_files(predictor, named, batch))
+    return list(predict_files(predictor, named, batch, processes=True))
 
 
 def loop(predictor: Predictor, named: list[Path], batch: int, run: Run) -> list[np.ndarray]:
@@ -321,7 +321,7 @@ def alone(asked: argparse.Namespace, what: str) -> None:
 
 
 def everything(asked: argparse.Namespace, batch: int) -> Iterator[object]:
-    return predict_files(Predictor(asked.model, asked.device), some(asked.images, 4 * batch), batch)
+    return predict_files(Predictor(asked.model, asked.device), some(asked.images, 4 * batch), batch, processes=True)
 
 
 if __name__ == "__main__":

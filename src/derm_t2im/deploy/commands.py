@@ -135,7 +135,7 @@ def predict(
     with _quiet_pipe():
         part: list[Any] = []
         try:
-            answers = predict_files(predictor, todo, batch, measure=measure, max_pixels=max_pixels)
+            answers = predict_files(predictor, todo, batch, measure=measure, max_pixels=max_pixels, processes=True)
             for found in track(answers, "predict", total=len(todo)):
                 part.append(found)
                 if len(part) >= (COMMIT if rows or vectors else 1):

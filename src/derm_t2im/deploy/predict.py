@@ -8,11 +8,11 @@ import io
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,10 +20,12 @@ import numpy as np
 
 from derm_t2im import runtime as machine
 from derm_t2im.errors import UserError
+from derm_t2im.imaging import pool
 from derm_t2im.imaging.io import MAX_PIXELS
 
 if TYPE_CHECKING:
     from derm_t2im.deploy.runtime import Predictor
+    from derm_t2im.imaging.hair import Method
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -130,41 +132,53 @@ def predict_files(
     workers: int | None = None,
     measure: bool = False,
     max_pixels: int = MAX_PIXELS,
+    processes: bool = False,
 ) -> Iterator[Prediction]:
     """A prediction for each file, in order; a file that cannot be read stops no other.
 
-    Threads read and prepare images while the model works on the batch before: reading and hair removal leave
-    Python's lock for most of their time. Holds two batches in memory, however many files there are.
+    Images are read and prepared while the model works on the batch before. Holds a few batches in memory, however
+    many files there are.
 
     Args:
         predictor: The model.
         files: Images.
         batch: Images at once; where memory runs out, half as many from then on.
-        workers: Threads that read; default: ``DERM_T2IM_WORKERS``, else the cores of this machine.
+        workers: Who read; default: ``DERM_T2IM_WORKERS``, else the cores of this machine.
         measure: Measure what lies on each image as well, which takes about twice the time of hair removal.
         max_pixels: Of a larger image nothing is decoded.
+        processes: Read in processes from a hundred files on: threads share Python's lock, and more than two are
+            no faster. A script that asks for it starts under ``if __name__ == "__main__":``.
+
+    Raises:
+        UserError: if memory runs out.
     """
+    read = partial(_read, predictor.card.size, predictor.card.hair_removal, measure, max_pixels)
+    rest = iter(files)
+    first = list(islice(rest, pool.WORTHWHILE))
+    files = chain(first, rest)
+    if processes and len(first) == pool.WORTHWHILE:
+        found = pool.each(read, files, workers)
+    else:
+        found = _in_threads(read, files, workers or machine.workers(), batch)
+    while part := list(islice(found, batch)):
+        yield from _answers(predictor, part, batch)
+
+
+def _in_threads(read: Callable[[Path], _Read], files: Iterable[Path], count: int, batch: int) -> Iterator[_Read]:
     import cv2
     import PIL.Image  # noqa: F401 (threads that import at the same time wait for each other)
 
-    count = workers or machine.workers()
     cv2.setNumThreads(1)  # our threads share the cores already
     rest = iter(files)
     waiting: deque[Future[_Read]] = deque()
-    with ThreadPoolExecutor(count, "read") as pool:
-
-        def refill() -> None:
-            for path in islice(rest, 2 * batch + count - len(waiting)):
-                waiting.append(pool.submit(_read, predictor, path, measure, max_pixels))
-
+    with ThreadPoolExecutor(count, "read") as threads:
         try:
-            refill()
+            for path in islice(rest, 2 * batch + count):
+                waiting.append(threads.submit(read, path))
             while waiting:
-                part: list[_Read] = []
-                while waiting and len(part) < batch:
-                    part.append(waiting.popleft().result())
-                    refill()
-                yield from _answers(predictor, part, batch)
+                found = waiting.popleft().result()
+                waiting.extend(threads.submit(read, path) for path in islice(rest, 1))
+                yield found
         finally:
             for future in waiting:
                 future.cancel()
@@ -181,18 +195,18 @@ class _Read:
     measures: dict[str, Any] = field(default_factory=dict)
 
 
-def _read(predictor: Predictor, path: Path, measure: bool, max_pixels: int) -> _Read:
+def _read(size: int, hair_removal: Method, measure: bool, max_pixels: int, path: Path) -> _Read:
     from derm_t2im.imaging.io import ImageError, read_rgb
-    from derm_t2im.imaging.prepare import bare_and_measured
+    from derm_t2im.imaging.prepare import as_trained, bare_and_measured
     from derm_t2im.sources.intake import verify
 
     try:
         rgb = read_rgb(path, max_pixels, MIN_SIDE)
         verify(path)
         if measure:
-            small, measures = bare_and_measured(rgb, predictor.card.size, predictor.card.hair_removal)
+            small, measures = bare_and_measured(rgb, size, hair_removal)
             return _Read(path, small, measures=measures)
-        return _Read(path, predictor.prepare(rgb))
+        return _Read(path, as_trained(rgb, size, hair_removal))
     except ImageError as error:
         return _Read(path, None, error.reason, error.detail)
 

@@ -87,9 +87,9 @@ class Predictor:
         self._session = _session(graph, wanted, 1, name, options)
         self.provider: str = self._session.get_providers()[0]
         if self.provider != wanted[0] and not allow_cpu:
+            why = _missing_library(wanted[0], graph)
             raise UserError(
-                f"{wanted[0]} did not load ({_missing_library(wanted[0])}). Install what is missing, or go on without "
-                "it: --allow-cpu."
+                f"{wanted[0]} did not load ({why}). Install what is missing, or go on without it: --allow-cpu."
             )
         try:
             self.card = Card.from_metadata(metadata(self._session))
@@ -122,14 +122,9 @@ class Predictor:
 
         Centre crop, hair removal and resizing are those of the training images (`imaging.prepare`).
         """
-        from derm_t2im.imaging.hair import MAX_SIDE, remove_hair
-        from derm_t2im.imaging.io import square
+        from derm_t2im.imaging.prepare import as_trained
 
-        if self.card.hair_removal == "none":
-            reach = max(MAX_SIDE, self.card.size)  # training images pass through this size as well
-            return square(square(rgb, reach) if min(rgb.shape[:2]) > reach else rgb, self.card.size)
-        crop = square(rgb, min(*rgb.shape[:2], max(MAX_SIDE, self.card.size)))
-        return square(remove_hair(crop, self.card.hair_removal)[0], self.card.size)
+        return as_trained(rgb, self.card.size, self.card.hair_removal)
 
     def logits(self, images: np.ndarray, batch: int = 64) -> np.ndarray:
         """Logits, float32 (n, k), of prepared images, uint8 (n, size, size, 3)."""
@@ -379,7 +374,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in said for word in words)
 
 
-def _missing_library(provider: str) -> str:
+def _missing_library(provider: str, graph: bytes) -> str:
     import onnxruntime
 
     library = Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]
@@ -389,4 +384,10 @@ def _missing_library(provider: str) -> str:
         ctypes.CDLL(str(library))
     except OSError as error:
         return str(error).replace(str(library), library.name)
+    if not _has_nvidia():
+        return "its libraries are there, but no NVIDIA device"
+    try:
+        onnxruntime.InferenceSession(graph, providers=[provider], enable_fallback=0)
+    except Exception as error:  # they share no public base
+        return " ".join(str(error).split())[:300]
     return "its libraries are there, but no usable NVIDIA device"

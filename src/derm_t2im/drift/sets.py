@@ -99,7 +99,8 @@ def _from_folder(path: Path, predictor: Predictor) -> Set:
     if not files:
         raise UserError(f"no image files below {path}.")
     good, unusable = [], Counter[str]()
-    for one in track(predict_files(predictor, files, measure=True), f"look at {path.name}", total=len(files)):
+    found = predict_files(predictor, files, measure=True, processes=True)
+    for one in track(found, f"look at {path.name}", total=len(files)):
         if one.probabilities is None:
             unusable[one.reason] += 1
         else:

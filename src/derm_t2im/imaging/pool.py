@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -19,29 +21,33 @@ CHUNK = 16  # items per message to a worker
 WORTHWHILE = 96  # fewer items are done here: starting workers takes longer
 
 
-def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order.
 
     Args:
         function: A function of a module (or a ``functools.partial`` of one).
         items: What to work on; small things such as paths.
+        workers: Processes; default: ``DERM_T2IM_WORKERS``, else the cores of this machine.
 
     Raises:
         UserError: if a worker was killed, most likely for want of memory.
         Exception: whatever ``function`` raises.
     """
-    count = min(runtime.workers(), -(-len(items) // CHUNK))
-    if count <= 1 or len(items) < WORTHWHILE:
+    count = workers or runtime.workers()
+    rest = iter(items)
+    first = list(islice(rest, WORTHWHILE))
+    if count <= 1 or len(first) < WORTHWHILE:
         _one_thread()
-        for item in items:
+        for item in chain(first, rest):
             yield function(item)
         return
+    queue = chain(first, rest)
     # spawn: a fork of a process that has started threads may hang
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start) as pool:
         waiting: deque[Future[list[Result]]] = deque()
         try:
-            for start in range(0, len(items), CHUNK):
-                waiting.append(pool.submit(_chunk, function, items[start : start + CHUNK]))
+            while chunk := list(islice(queue, CHUNK)):
+                waiting.append(pool.submit(_chunk, function, chunk))
                 if len(waiting) > 3 * count:
                     yield from waiting.popleft().result()
             while waiting:
@@ -56,8 +62,13 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
                 future.cancel()
 
 
-def _chunk(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def _chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
     return [function(item) for item in items]
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; who started us tells of it
+    _one_thread()
 
 
 def _one_thread() -> None:

@@ -58,6 +58,15 @@ def bare_and_measured(rgb: np.ndarray, size: int, method: hair.Method) -> tuple[
     return small, measured
 
 
+def as_trained(rgb: np.ndarray, size: int, method: hair.Method) -> np.ndarray:
+    """An image as it is learned from, uint8 (size, size, 3), and nothing else: what a classifier is asked about."""
+    if method == "none":
+        reach = max(hair.MAX_SIDE, size)  # training images pass through this size as well
+        return io.square(io.square(rgb, reach) if min(rgb.shape[:2]) > reach else rgb, size)
+    crop = io.square(rgb, min(*rgb.shape[:2], max(hair.MAX_SIDE, size)))
+    return io.square(hair.remove_hair(crop, method)[0], size)
+
+
 def code_version() -> str:
     """Digest of this package's source: work begun by other code must not be taken up again."""
     digest = hashlib.sha256()
