@@ -153,10 +153,12 @@ def predict_files(
         UserError: if memory runs out.
     """
     read = partial(_read, predictor.card.size, predictor.card.hair_removal, measure, max_pixels)
-    rest = iter(files)
-    first = list(islice(rest, pool.WORTHWHILE))
-    files = chain(first, rest)
-    if processes and len(first) == pool.WORTHWHILE:
+    first: list[Path] = []
+    if processes:
+        rest = iter(files)
+        first = list(islice(rest, pool.WORTHWHILE))
+        files = chain(first, rest)
+    if len(first) == pool.WORTHWHILE:
         found = pool.each(read, files, workers)
     else:
         found = _in_threads(read, files, workers or machine.workers(), batch)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 from derm_t2im import runtime
@@ -68,7 +70,16 @@ def _chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result
 
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; who started us tells of it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _one_thread()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed waits for work forever, and keeps its memory."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one_thread() -> None:
