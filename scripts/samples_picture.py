@@ -28,6 +28,7 @@ def block(images: pd.DataFrame) -> np.ndarray:
 
 
 def main() -> None:
+    """Write the picture."""
     splits, curated = manifest.read(paths.SPLITS_MANIFEST), manifest.read(paths.CURATED_MANIFEST)
     real, made = block(splits[splits["split"] == "train"]), block(curated[curated["decision"] == "kept"])
     gap = np.full((len(real), GAP, 3), 255, np.uint8)
