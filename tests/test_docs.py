@@ -31,7 +31,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ANY_BLOCK = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r'python -c "(.*?)"$', re.MULTILINE | re.DOTALL)
 #: Programs of others that the pages call as they are.
-KNOWN = {"git", "make", "python", "pip", "accelerate", "curl", "find", "cd", "cp", "ls", "mkdir", "."}
+KNOWN = {"git", "make", "python", "pip", "accelerate", "curl", "find", "cd", "cp", "ls", "mkdir", "export", "."}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
