@@ -30,8 +30,9 @@ except UserError as error:
 
 def run(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", _RUN, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
     )
+    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done.stdout
 
 
