@@ -5,8 +5,9 @@ python benchmarks/inference.py --model models/onnx/vit/model.onnx --network mode
 python benchmarks/inference.py --timm vit_base_patch16_224 --size 224 ...      a network of timm, random weights
 python benchmarks/inference.py --model ... --images FOLDER --scale 1000 10000 100000    cost with flat memory
 
-Tensors: prepared uint8 images in memory to probabilities. The kinds take turns, so that other work on the
-machine meets all of them alike; p50 and p95 are of one call, `ratio` is the p50 of torch over that of the kind.
+Tensors: prepared uint8 images in memory to probabilities. The kinds take turns of a quarter of a second, so that
+other work on the machine meets all of them alike; p50 and p95 are of one call, `ratio` is the p50 of torch over that
+of the kind.
 Files: JPEG files to probabilities. The plain loops are what a user would write: Pillow, crop, the same hair
 removal (where the model wants it, or the answers would be others), resize, a batch into torch or `session.run`.
 
@@ -44,6 +45,7 @@ from derm_t2im.deploy.runtime import CPU, CUDA, Predictor
 from derm_t2im.imaging.hair import remove_hair
 
 Run = Callable[[np.ndarray], np.ndarray]
+TURN, PAUSE = 0.25, 0.05  # seconds
 KINDS = ("torch", "torch fp16", "compile", "plain", "ours", "ours fp16", "ours int8")
 
 
@@ -179,17 +181,26 @@ def tensors(asked: argparse.Namespace) -> None:
 
 
 def turns(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call, in turns, two of each before the count; at least three rounds."""
+    """Seconds of each call, in turns of :data:`TURN` seconds or one call; at least three turns.
+
+    Before each turn a pause: with its defaults onnxruntime's threads spin for a while after a call, and took the cores
+    from whoever came next. Short calls have their first of a turn left out.
+    """
+    taken: dict[str, list[float]] = {kind: [] for kind in calls}
     for call in calls.values():
         call()
-        call()
-    taken: dict[str, list[float]] = {kind: [] for kind in calls}
     end = time.monotonic() + seconds * len(calls)
-    while time.monotonic() < end or len(next(iter(taken.values()))) < 3:
+    rounds = 0
+    while time.monotonic() < end or rounds < 3:
+        rounds += 1
         for kind, call in calls.items():
-            start = time.perf_counter()
-            call()
-            taken[kind].append(time.perf_counter() - start)
+            time.sleep(PAUSE)
+            times: list[float] = []
+            while sum(times) < TURN:
+                start = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - start)
+            taken[kind] += times[1:] or times
     return taken
 
 
