@@ -3,7 +3,7 @@
 # Further arguments go to act. No container is used: act works in a fresh clone below its own cache.
 set -eu
 root=$(git rev-parse --show-toplevel)
-base=$(git rev-parse --verify --quiet "$1^{commit}") || { echo "There is no revision $1 here: BASE=REVISION." >&2; exit 1; }
+base=$(git rev-parse --verify --quiet "${1:-}^{commit}") || { echo "There is no revision ${1:-} here: make run-workflow BASE=REVISION." >&2; exit 1; }
 head=$(git rev-parse HEAD)
 command -v act >/dev/null || { echo "act is not installed: see docs/pull-requests.md." >&2; exit 1; }
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/act
