@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As after `git clone`: parameters, base model, Git, DVC without a remote."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://user:secret@db.example:27017/")
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://user:secret@db.example:27017/")  # pragma: allowlist secret
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     (tmp_path / "models/base/mini").mkdir(parents=True)
     (tmp_path / "models/base/mini/model_index.json").write_text("{}")

@@ -100,7 +100,7 @@ def test_another_server_is_used_and_only_our_database_in_it_removed(start):
     assert "'derm-t2im-run-" not in out and "'fiftyone'" in out, err
 
 
-NOWHERE = "mongodb://user:secret@127.0.0.1:9/?serverSelectionTimeoutMS=500"
+NOWHERE = "mongodb://user:secret@127.0.0.1:9/?serverSelectionTimeoutMS=500"  # pragma: allowlist secret
 
 
 @pytest.mark.parametrize(
