@@ -91,6 +91,7 @@ def _classifiers(evidence: Evidence, contrasts: list[words.Contrast]) -> dict[st
         "beyond": reliance.beyond(contrasts),
         "margin": margin,
         "gain": gain,
+        "ensembles": tables.ensembles(contrasts),
         "needed": tables.needed(contrasts),
         "calibration": reliance.calibration(classification),
         "abstention": reliance.abstention(classification),

@@ -142,6 +142,27 @@ def differences(contrasts: Sequence[words.Contrast]) -> list[Row]:
     return rows
 
 
+def ensembles(contrasts: Sequence[words.Contrast]) -> list[Row]:
+    """The second opinion, on the seeds' mean probabilities: DeLong's test of AUC, exact McNemar's of the decisions."""
+    rows = []
+    for c in contrasts:
+        found = c.values
+        if not words.is_number(found.get("ensemble_p_mcnemar")):
+            continue
+        only = [words.count(found.get(f"ensemble_only_{side}_right")) for side in "ab"]
+        cells = [
+            Cell(f"{words.arch(c.arch)}, {words.test_set(c.test)}"),
+            Cell(words.count(c.n)),
+            Cell(words.number(found.get("ensemble_auc"), "difference")),
+            Cell(words.p_value(found.get("ensemble_p_delong")), _holm(found.get("ensemble_p_delong_holm"))),
+            Cell(words.number(found.get("ensemble_accuracy"), "points")),
+            Cell(f"{only[0]} : {only[1]}"),
+            Cell(words.p_value(found["ensemble_p_mcnemar"]), _holm(found.get("ensemble_p_mcnemar_holm"))),
+        ]
+        rows.append(Row(f"{words.mix(c.a)} {words.MINUS} {words.mix(c.b)}", cells))
+    return rows
+
+
 def needed(contrasts: Sequence[words.Contrast]) -> list[Row]:
     """How many test images would show a difference with 80 % power: the observed one, and the one planned for."""
     keys = ("needed_n_auc", "needed_n_auc_gain", "needed_n_accuracy", "needed_n_accuracy_gain")
