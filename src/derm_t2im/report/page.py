@@ -8,7 +8,7 @@ from typing import Any
 
 from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
-from derm_t2im.report import charts, explanations, pictures, reliance, summary, tables, trust, verdict, words
+from derm_t2im.report import charts, explanations, pictures, reliance, summary, sweeps, tables, trust, verdict, words
 from derm_t2im.report.evidence import Evidence
 from derm_t2im.report.origin import Origin
 
@@ -54,6 +54,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "how": summary.how(evidence),
         "findings": trust.findings(evidence),
         "explanations": explanations.section(evidence),
+        "sweeps": sweeps.section(evidence),
         "limits": summary.limits(evidence),
         **_pictures(evidence, settings.samples),
         **_classifiers(evidence, contrasts),
