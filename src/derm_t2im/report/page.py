@@ -104,6 +104,8 @@ def _classifiers(evidence: Evidence, contrasts: list[words.Contrast]) -> dict[st
         ],
         "results": tables.results(classification),
         "measures": [name for _, name, _ in tables.MEASURES],
+        "per_class": tables.per_class(classification),
+        "class_measures": [name for _, name, _ in tables.OF_CLASS],
         "operating": tables.operating(classification),
         "differences": tables.differences(contrasts),
         "rocs": charts.rocs(plots.get("roc", []), tested),

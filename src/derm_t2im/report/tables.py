@@ -24,6 +24,14 @@ MEASURES: tuple[tuple[str, str, words.Form], ...] = (
     ("sensitivity", "Sensitivity", "percent"),
     ("specificity", "Specificity", "percent"),
 )
+#: The same of each class against the rest.
+OF_CLASS: tuple[tuple[str, str, words.Form], ...] = (
+    ("auc", "AUC", "plain"),
+    ("average_precision", "Average precision", "plain"),
+    ("recall", "Recall", "percent"),
+    ("precision", "Precision", "percent"),
+    ("f1", "F1", "plain"),
+)
 FIDELITY: tuple[tuple[str, str], ...] = (  # key, heading
     ("cmmd", "CMMD"),
     ("fid_infinity", "FID∞"),
@@ -100,6 +108,23 @@ def results(classification: Mapping[str, Any]) -> list[Block]:
         cells = [cell(values, key, form) for key, _, form in MEASURES]
         block.rows.append(Row(words.mix(mix), cells, words.count(values["n"])))
     return list(blocks.values())
+
+
+def per_class(classification: Mapping[str, Any]) -> list[Block]:
+    """Each class against the rest, and the mean over the classes; a block per classifier; empty for two classes."""
+    blocks = []
+    for arch, mix, test, values in scored(classification):
+        classes = flat(values.get("classes"))
+        if not classes:
+            continue
+        known = [(name, flat(found)) for name, found in classes.items()]
+        known.append(("mean over the classes", {**flat(values.get("macro")), "n": values["n"]}))
+        rows = [
+            Row(name, [cell(found, key, form) for key, _, form in OF_CLASS], words.count(found.get("n")))
+            for name, found in known
+        ]
+        blocks.append(Block(f"{words.mix(mix)}: {words.arch(arch)}, {words.test_set(test)}", rows))
+    return blocks
 
 
 def operating(classification: Mapping[str, Any]) -> list[Row]:
