@@ -230,8 +230,8 @@ def limits(evidence: Evidence) -> list[tuple[str, str]]:
             "Few training runs",
             f"Each classifier was trained with {and_([str(n) for n in seeds])} random seed{'s' * (seeds != [1])}, and "
             "the synthetic images come from one fine-tuning of one generator. The intervals over test images hold "
-            "neither chance; those with the spread of training runs hold that of the seeds, and with few seeds they are "
-            "wide.",
+            "neither chance; those with the spread of training runs hold that of the seeds, and with few seeds they "
+            "are wide.",
         ))  # fmt: skip
     comparisons = len(words.contrasts(evidence.of("classification")))
     if comparisons > 1:
