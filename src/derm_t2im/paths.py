@@ -51,10 +51,12 @@ CLASSIFICATION_METRICS = METRICS / "classification.json"
 SUBGROUP_METRICS = METRICS / "subgroups.json"
 EXPLANATION_METRICS = METRICS / "explanations.json"
 ONNX_METRICS = METRICS / "onnx"
+SWEEP_METRICS = METRICS / "sweeps"
 
 PLOTS = Path("plots")
 FINETUNE_PLOTS = PLOTS / "finetune"
 EXPLANATIONS = PLOTS / "explanations"
+SWEEP_PLOTS = PLOTS / "sweeps"
 DATA_VALIDATION_REPORT = Path("reports/validation_data")
 VALIDATION_REPORT = Path("reports/validation")
 REPORT = Path("reports/index.html")

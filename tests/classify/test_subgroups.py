@@ -77,6 +77,13 @@ def test_equal_groups_still_show_a_gap_that_chance_explains():
     assert np.mean([one["gap_p"] < 0.05 for one in found]) <= 0.25
 
 
+def test_a_gap_lies_in_the_middle_of_its_interval():
+    for measure in ("", "sensitivity_"):
+        found = [compare(*world(n=240, seed=seed))[0] for seed in range(12)]
+        low, gap, high = (np.array([one[f"{measure}gap{end}"] for one in found]) for end in ("_low", "", "_high"))
+        assert np.mean((gap - low) / (high - low)) == pytest.approx(0.5, abs=0.12), "not at its lower end"
+
+
 def test_small_groups_are_listed_with_their_n_only():
     p, test, attribute = world()
     group = attribute.group.astype("<U9")

@@ -33,7 +33,9 @@ def contrast(accuracy: float, auc: float, p: float) -> dict[str, Any]:
         "p_within_margin": 0.3, "p_auc_within_margin": 0.02 if abs(auc) < 0.01 else 0.4,
         "accuracy_verdict": "undecided", "auc_verdict": "equivalent" if abs(auc) < 0.005 else "undecided",
         "needed_n_accuracy": 4100, "needed_n_accuracy_gain": 1500, "needed_n_auc": None, "needed_n_auc_gain": 620,
-        "ensemble_auc": auc, "ensemble_accuracy": accuracy, "margin": 0.02, "gain": 0.0228,
+        "ensemble_auc": auc, "ensemble_accuracy": accuracy, "ensemble_only_a_right": 31, "ensemble_only_b_right": 19,
+        "ensemble_p_delong": 0.011, "ensemble_p_delong_holm": 0.132, "ensemble_p_mcnemar": 0.119,
+        "ensemble_p_mcnemar_holm": 0.71, "margin": 0.02, "gain": 0.0228,
     }  # fmt: skip
     return {"n": 500, **estimate("accuracy", accuracy, 0.03), **estimate("auc", auc, 0.015), **ps, **seeds}
 

@@ -22,6 +22,7 @@ from tests.report.reader import Reader
 def shares(outside: float, n: float) -> dict[str, Any]:
     figures = {
         **estimate("outside", outside, 0.03),
+        "outside_seed_sd": 0.117,
         **estimate("uniform", 0.86, 0.01),
         **estimate("erasure", -0.2, 0.1),
     }
@@ -55,7 +56,8 @@ def root(tmp_path: Path) -> Path:
 def test_shares_differences_and_pictures_are_shown(root: Path) -> None:
     read = Reader(render(collect(root), Report(samples=8)))
     for said in (
-        "MobileNetV2, real only all answers 64.8 % [61.8, 67.8] 86.0 % [85.0, 87.0] 31.0 % −0.200 [−0.300, −0.100] 120",
+        "MobileNetV2, real only all answers 64.8 % [61.8, 67.8] 11.7 % 86.0 % [85.0, 87.0] 31.0 % −0.200 [−0.300, "
+        "−0.100] 120",
         "MobileNetV2, hybrid − real only all answers +1.5 [−0.1, +3.1] 120",
         "118 have a true lesion mask, 1 a found one, 1 none",
         "coat_tiny: no map of what it looks at",

@@ -154,3 +154,14 @@ def test_rejected_images_without_a_reason_are_shown_as_such(evidence) -> None:  
     rejected = evidence.synthetic.query("decision == 'rejected'")
     (group,) = pictures.by_reason(evidence.root, rejected.drop(columns="reason"), 4)
     assert (group.name, group.total, len(group.pictures)) == ("no reason", len(rejected), 4)
+
+
+def test_each_class_and_their_mean_stand_with_their_n() -> None:
+    assert tables.per_class(classification()) == []
+    values = {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9, "recall": 0.5, "precision": None, "n": 4}
+    found = {"vit": {"real": {"external": {"n": 9, "classes": {"df": values}, "macro": {"auc": 0.75}}}}}
+    (block,) = tables.per_class(found)
+    assert block.name == "real only: ViT, external test"
+    assert [(row.name, row.n) for row in block.rows] == [("df", "4"), ("mean over the classes", "9")]
+    assert [cell.value for cell in block.rows[0].cells] == ["0.800", words.NONE, "50.0 %", words.NONE, words.NONE]
+    assert block.rows[0].cells[0].interval == f"[0.700,{words.NBSP}0.900]" and block.rows[1].cells[0].value == "0.750"

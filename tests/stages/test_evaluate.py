@@ -1,13 +1,16 @@
 """Stage `evaluate` on small projects of two and of three classes."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from sklearn import metrics as sk
+from statsmodels.stats.multitest import multipletests
 
-from derm_t2im import manifest, paths
+from derm_t2im import manifest, networks, paths
 from derm_t2im.errors import UserError
 from derm_t2im.stages import evaluate, mix, train
 from tests.classify import project
@@ -88,7 +91,9 @@ def test_contrasts_are_differences_and_adjusted(inside):
         assert v["p_auc_seeds_holm"] >= v["p_auc_seeds"] and v["margin"] == 0.02 and v["gain"] == 0.0228
     assert all(v["p_holm"] >= v["p"] for v in found)
     assert all(v["p_auc_holm"] >= v["p_auc"] for v in found)
-    assert min(v["p_holm"] for v in found) == pytest.approx(min(1.0, len(found) * min(v["p"] for v in found)))
+    for name in ("p", "ensemble_p_delong", "ensemble_p_mcnemar"):
+        expected = multipletests([v[name] for v in found], method="holm")[1]
+        assert [v[f"{name}_holm"] for v in found] == pytest.approx(list(expected), rel=1e-4)
 
 
 def test_plots_hold_records_of_every_classifier(inside):
@@ -215,6 +220,15 @@ def test_what_does_not_belong_together_is_refused(three_classes, monkeypatch):
     three(three_classes, "malignant")
     change_splits(three_classes, lambda t: t[t["split"] != "test"])
     with pytest.raises(UserError, match="split test is empty"):
+        evaluate.run()
+
+
+def test_a_network_that_is_not_a_number_is_named(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    weights = paths.classifier("vit", "hybrid") / "seed-1" / networks.WEIGHTS_FILE
+    save_file({name: np.full_like(value, np.nan) for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(UserError, match=r"vit-hybrid/seed-1 gives no probability for 12 of 12 images of the split val"):
         evaluate.run()
 
 

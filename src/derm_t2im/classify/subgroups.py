@@ -2,8 +2,8 @@
 
 Groups come from columns of the manifest, where it has them. A group smaller than a minimum is listed
 with its n only. The best and the worst group are picked by what is seen, so the gap between them is
-above zero even where all are equal: beside its interval (bootstrap; both ends picked anew in each
-draw) stands ``gap_by_chance``, the mean gap after the groups' names were dealt out at random.
+above zero even where all are equal: beside its interval (bootstrap of the difference of these two
+groups) stands ``gap_by_chance``, the mean gap after the groups' names were dealt out at random.
 """
 
 from __future__ import annotations
@@ -115,12 +115,17 @@ def compare(
 
 
 def _gap(known: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The worst and the best of some groups (1 + draws,), and the gap between them with its interval."""
+    """The worst and the best of some groups (1 + draws,), and the gap between these two with its interval.
+
+    Ends picked anew in each draw would lie further apart than those of the sample: its own gap would lie near the lower
+    end of such an interval, or below it.
+    """
     stacked = np.stack(list(known.values()))
-    gaps = np.fmax.reduce(stacked) - np.fmin.reduce(stacked)  # without groups that a draw leaves undefined
+    worst, best = int(stacked[:, 0].argmin()), int(stacked[:, 0].argmax())
+    gaps = stacked[best] - stacked[worst]
     low, high = statistics.interval(gaps[1:])
-    worst, best = (list(known)[int(k)] for k in (stacked[:, 0].argmin(), stacked[:, 0].argmax()))
-    return {"worst": worst, "best": best, "gap": float(gaps[0]), "gap_low": low, "gap_high": high}
+    names = list(known)
+    return {"worst": names[worst], "best": names[best], "gap": float(gaps[0]), "gap_low": low, "gap_high": high}
 
 
 def _measure(

@@ -38,7 +38,8 @@ class Evidence:
     """What one run left behind.
 
     ``metrics`` holds a mapping per name of :data:`METRICS`, empty where the file is missing;
-    ``onnx`` and ``train`` one per architecture and per ``<arch>-<mix>``; ``plots`` lists of records.
+    ``onnx`` and ``train`` one per architecture and per ``<arch>-<mix>``; ``plots`` lists of records. ``sweeps`` holds
+    what each sweep found and ``swept`` its records, both by its name.
     ``raw``, ``real`` (the splits) and ``synthetic`` (the curated pool) are manifests, or None.
     ``root`` is the folder that the paths in the manifests are relative to.
     """
@@ -48,6 +49,8 @@ class Evidence:
     onnx: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     train: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     plots: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    swept: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     raw: pd.DataFrame | None = None
     real: pd.DataFrame | None = None
     synthetic: pd.DataFrame | None = None
@@ -69,6 +72,8 @@ def collect(root: Path = Path()) -> Evidence:
         onnx={path.stem: _json(path) for path in sorted((root / paths.ONNX_METRICS).glob("*.json"))},
         train={path.stem: _json(path) for path in sorted((root / paths.TRAIN_METRICS).glob("*.json"))},
         plots={name: _records(root / paths.PLOTS / f"{name}.json") for name in PLOTS},
+        sweeps={path.stem: _json(path) for path in sorted((root / paths.SWEEP_METRICS).glob("*.json"))},
+        swept={path.stem: _records(path) for path in sorted((root / paths.SWEEP_PLOTS).glob("*.json"))},
         raw=_manifest(root / paths.RAW_MANIFEST),
         real=_manifest(root / paths.SPLITS_MANIFEST),
         synthetic=_manifest(root / paths.CURATED_MANIFEST),

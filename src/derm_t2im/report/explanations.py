@@ -67,7 +67,7 @@ def _figure(archs: Mapping[str, Any]) -> Forest | None:
             rows += [replace(row, notes=(uniform,)) for row in found]
     caption = (
         "Share of the map outside the lesion, all in-domain answers, beside that of a map that says nothing. "
-        "Lines are 95 % intervals."
+        "Lines are 95 % intervals over images; seeds may lie further apart (in numbers below)."
     )
     return forest(rows, caption, ("Classifier", "share outside, %", "Share [95 %]", "Uniform map"))
 
@@ -78,7 +78,9 @@ def _shares(archs: Mapping[str, Any]) -> Iterator[tables.Row]:
             for part, said in PARTS.items():
                 values = cells[mix].get(part) if isinstance(cells[mix], Mapping) else None
                 if values and values.get("n"):
-                    row = [tables.Cell(said), *(tables.cell(values, key, "percent") for key in ("outside", "uniform"))]
+                    row = [tables.Cell(said), tables.cell(values, "outside", "percent")]
+                    row += [tables.Cell(words.number(values.get("outside_seed_sd"), "percent"))]
+                    row += [tables.cell(values, "uniform", "percent")]
                     row += [tables.Cell(words.number(values.get("floor"), "percent")), tables.cell(values, "erasure")]
                     name = f"{words.arch(arch)}, {words.mix(mix)}"
                     yield tables.Row(name, row, words.count(values["n"]))

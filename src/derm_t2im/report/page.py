@@ -8,7 +8,7 @@ from typing import Any
 
 from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
-from derm_t2im.report import charts, explanations, pictures, reliance, summary, tables, trust, verdict, words
+from derm_t2im.report import charts, explanations, pictures, reliance, summary, sweeps, tables, trust, verdict, words
 from derm_t2im.report.evidence import Evidence
 from derm_t2im.report.origin import Origin
 
@@ -54,6 +54,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "how": summary.how(evidence),
         "findings": trust.findings(evidence),
         "explanations": explanations.section(evidence),
+        "sweeps": sweeps.section(evidence),
         "limits": summary.limits(evidence),
         **_pictures(evidence, settings.samples),
         **_classifiers(evidence, contrasts),
@@ -91,6 +92,7 @@ def _classifiers(evidence: Evidence, contrasts: list[words.Contrast]) -> dict[st
         "beyond": reliance.beyond(contrasts),
         "margin": margin,
         "gain": gain,
+        "ensembles": tables.ensembles(contrasts),
         "needed": tables.needed(contrasts),
         "calibration": reliance.calibration(classification),
         "abstention": reliance.abstention(classification),
@@ -102,6 +104,8 @@ def _classifiers(evidence: Evidence, contrasts: list[words.Contrast]) -> dict[st
         ],
         "results": tables.results(classification),
         "measures": [name for _, name, _ in tables.MEASURES],
+        "per_class": tables.per_class(classification),
+        "class_measures": [name for _, name, _ in tables.OF_CLASS],
         "operating": tables.operating(classification),
         "differences": tables.differences(contrasts),
         "rocs": charts.rocs(plots.get("roc", []), tested),

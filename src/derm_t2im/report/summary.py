@@ -146,6 +146,7 @@ def _classifiers(evidence: Evidence) -> Part:
     mixes = and_([words.mix(name) for name in sorted({m for _, m, *_ in found}, key=words.mix_place)])
     seeds = seeds_of(evidence)
     times = f" {and_([words.count(n) for n in seeds])} times (seeds)" if seeds else ""
+    times = " once" if seeds == [1] else times
     hybrid = flat(evidence.of("mix").get("hybrid"))
     share = hybrid.get("synthetic_fraction")
     if not words.is_number(share) and words.is_number(hybrid.get("synthetic")) and hybrid.get("images"):
@@ -183,6 +184,8 @@ def _holm(contrasts: list[words.Contrast]) -> str:
     known = [c.values["p_auc_holm"] for c in contrasts if words.is_number(c.values.get("p_auc_holm"))]
     if not known:
         return ""
+    if len(known) == 1:
+        return ""  # nothing to correct for
     stay = sum(p < 0.05 for p in known)
     return (
         f"After Holm’s correction for all {len(known)} comparisons on this page, {stay or 'none'} of them "
@@ -225,9 +228,10 @@ def limits(evidence: Evidence) -> list[tuple[str, str]]:
     if seeds := seeds_of(evidence):
         said.append((
             "Few training runs",
-            f"Each classifier was trained with {and_([str(n) for n in seeds])} random seeds, and the synthetic images "
-            "come from one fine-tuning of one generator. The intervals over test images hold neither chance; those "
-            "with the spread of training runs hold that of the seeds, and with few seeds they are wide.",
+            f"Each classifier was trained with {and_([str(n) for n in seeds])} random seed{'s' * (seeds != [1])}, and "
+            "the synthetic images come from one fine-tuning of one generator. The intervals over test images hold "
+            "neither chance; those with the spread of training runs hold that of the seeds, and with few seeds they "
+            "are wide.",
         ))  # fmt: skip
     comparisons = len(words.contrasts(evidence.of("classification")))
     if comparisons > 1:

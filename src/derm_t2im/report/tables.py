@@ -24,6 +24,14 @@ MEASURES: tuple[tuple[str, str, words.Form], ...] = (
     ("sensitivity", "Sensitivity", "percent"),
     ("specificity", "Specificity", "percent"),
 )
+#: The same of each class against the rest.
+OF_CLASS: tuple[tuple[str, str, words.Form], ...] = (
+    ("auc", "AUC", "plain"),
+    ("average_precision", "Average precision", "plain"),
+    ("recall", "Recall", "percent"),
+    ("precision", "Precision", "percent"),
+    ("f1", "F1", "plain"),
+)
 FIDELITY: tuple[tuple[str, str], ...] = (  # key, heading
     ("cmmd", "CMMD"),
     ("fid_infinity", "FID∞"),
@@ -102,6 +110,23 @@ def results(classification: Mapping[str, Any]) -> list[Block]:
     return list(blocks.values())
 
 
+def per_class(classification: Mapping[str, Any]) -> list[Block]:
+    """Each class against the rest, and the mean over the classes; a block per classifier; empty for two classes."""
+    blocks = []
+    for arch, mix, test, values in scored(classification):
+        classes = flat(values.get("classes"))
+        if not classes:
+            continue
+        known = [(name, flat(found)) for name, found in classes.items()]
+        known.append(("mean over the classes", {**flat(values.get("macro")), "n": values["n"]}))
+        rows = [
+            Row(name, [cell(found, key, form) for key, _, form in OF_CLASS], words.count(found.get("n")))
+            for name, found in known
+        ]
+        blocks.append(Block(f"{words.mix(mix)}: {words.arch(arch)}, {words.test_set(test)}", rows))
+    return blocks
+
+
 def operating(classification: Mapping[str, Any]) -> list[Row]:
     """Sensitivity and specificity at thresholds chosen on validation images."""
     rows = []
@@ -139,6 +164,27 @@ def differences(contrasts: Sequence[words.Contrast]) -> list[Row]:
             Cell(c.outcome("auc")),
         ]
         rows.append(Row(name, cells, words.count(c.n)))
+    return rows
+
+
+def ensembles(contrasts: Sequence[words.Contrast]) -> list[Row]:
+    """The second opinion, on the seeds' mean probabilities: DeLong's test of AUC, exact McNemar's of the decisions."""
+    rows = []
+    for c in contrasts:
+        found = c.values
+        if not words.is_number(found.get("ensemble_p_mcnemar")):
+            continue
+        only = [words.count(found.get(f"ensemble_only_{side}_right")) for side in "ab"]
+        cells = [
+            Cell(f"{words.arch(c.arch)}, {words.test_set(c.test)}"),
+            Cell(words.count(c.n)),
+            Cell(words.number(found.get("ensemble_auc"), "difference")),
+            Cell(words.p_value(found.get("ensemble_p_delong")), _holm(found.get("ensemble_p_delong_holm"))),
+            Cell(words.number(found.get("ensemble_accuracy"), "points")),
+            Cell(f"{only[0]} : {only[1]}"),
+            Cell(words.p_value(found["ensemble_p_mcnemar"]), _holm(found.get("ensemble_p_mcnemar_holm"))),
+        ]
+        rows.append(Row(f"{words.mix(c.a)} {words.MINUS} {words.mix(c.b)}", cells))
     return rows
 
 

@@ -19,6 +19,8 @@ MIXES = {
     "hybrid": "hybrid",
     "oversampled": "oversampled real",
     "synthetic": "synthetic only",
+    "augmented": "real, strongly augmented",
+    "unfiltered": "real and uncurated synthetic",
 }
 #: What is measured on an image, and its unit.
 MEASURES = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from derm_t2im import manifest, networks, paths, runtime, seeds, state
-from derm_t2im.classify import curves, data, evaluation, subgroups, uncertainty
+from derm_t2im.classify import curves, data, evaluation, statistics, subgroups, uncertainty
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
 from derm_t2im.params.evaluate import Evaluate
@@ -17,6 +17,8 @@ from derm_t2im.params.train import Train
 from derm_t2im.progress import say, track
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 PLOTS = ("roc", "reliability", "reliability_calibrated", "confusion", "abstention", "subgroups")
@@ -77,6 +79,7 @@ def run() -> None:
                 contrasts[arch][test_name][f"{a}-{b}"] = figures
                 compared.append(figures)
     evaluation.adjust(compared)
+    _adjust_ensembles(compared)
 
     for plot, records in found.plots.items():
         state.write_json(paths.PLOTS / f"{plot}.json", records)
@@ -84,6 +87,13 @@ def run() -> None:
     state.write_json(paths.SUBGROUP_METRICS, found.subgroups)
     state.write_json(paths.CLASSIFICATION_METRICS, found.metrics | {"contrasts": contrasts})
     say(f"results are in {paths.CLASSIFICATION_METRICS} and {paths.SUBGROUP_METRICS}, curves in {paths.PLOTS}")
+
+
+def _adjust_ensembles(compared: list[dict[str, Any]]) -> None:
+    """Add Holm's adjustment of DeLong's and McNemar's p over all contrasts of the study."""
+    for name in ("ensemble_p_delong", "ensemble_p_mcnemar"):
+        for figures, value in zip(compared, statistics.holm([c[name] for c in compared]), strict=True):
+            figures[f"{name}_holm"] = value
 
 
 class Case(NamedTuple):
@@ -164,9 +174,20 @@ def _predict(
             for split, table in tables.items():
                 if (split, network.size) not in cache:
                     cache[split, network.size] = data.read_images(table, network.size)
-                found[split].append(network.predict(cache[split, network.size]))
+                found[split].append(_finite(network.predict(cache[split, network.size]), folder, split))
         scores[arch, mix] = Scores(numbers, {split: np.stack(p).astype(np.float64) for split, p in found.items()})
     return scores
+
+
+def _finite(probabilities: np.ndarray, folder: Path, split: str) -> np.ndarray:
+    """``probabilities`` (n, k) as they are; refuses NaN, which would be ranked and counted like an answer."""
+    wrong = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if wrong:
+        raise UserError(
+            f"{folder} gives no probability for {wrong} of {len(probabilities)} images of the split {split}: its "
+            "weights are not finite. Lower the learning rate and run the stage `train` again."
+        )
+    return probabilities
 
 
 def _records(

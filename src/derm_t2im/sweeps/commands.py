@@ -18,10 +18,15 @@ Set = Annotated[
 @sweep_app.command("list")
 def listed() -> None:
     """The sweeps that there are, and what each asks."""
+    from derm_t2im.errors import UserError
     from derm_t2im.sweeps import plan
 
     for name in plan.known():
-        sweep = plan.read(name)
+        try:
+            sweep = plan.read(name)
+        except UserError as error:
+            print(f"{name:<16}  - points  cannot be read: {error}")
+            continue
         print(f"{name:<16} {len(sweep.points):>2} {'points' if len(sweep.points) > 1 else 'point '}  {sweep.asks}")
 
 
@@ -77,5 +82,7 @@ def show(name: Name, set_: Set = None) -> None:
     points = engine.look(sweep, given)
     found = results.collect(sweep, points, given, engine.failures(sweep, points))
     terminal.show(sweep, found, results.records(sweep, found), sys.stdout)
+    if not results.known(sweep, found):
+        return  # to look at what was never run leaves nothing behind
     for path in results.write(sweep, found):
         say(f"sweep {name}: {path}")

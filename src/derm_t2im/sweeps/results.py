@@ -29,8 +29,8 @@ from derm_t2im.sweeps import experiments
 from derm_t2im.sweeps.engine import Found
 from derm_t2im.sweeps.plan import Drawn, Sweep
 
-METRICS = paths.METRICS / "sweeps"
-PLOTS = paths.PLOTS / "sweeps"
+METRICS = paths.SWEEP_METRICS
+PLOTS = paths.SWEEP_PLOTS
 
 
 def given_before(name: str) -> dict[str, Any]:
@@ -117,6 +117,12 @@ def records(sweep: Sweep, found: Mapping[str, Any]) -> list[dict[str, Any]]:
                     place = {"x": point["x"]} if "x" in point else {}
                     listed.append({"point": label, **place, "figure": drawn.name, **words, **about})
     return listed
+
+
+def known(sweep: Sweep, found: Mapping[str, Any]) -> bool:
+    """Whether there is something to write, or to write over: a point that was run, or an earlier result."""
+    states = {point["state"] for point in found["points"].values()}
+    return states != {"missing"} or (METRICS / f"{sweep.name}.json").exists()
 
 
 def write(sweep: Sweep, found: Mapping[str, Any]) -> list[Path]:

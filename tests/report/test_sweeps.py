@@ -1,0 +1,67 @@
+"""The section on sweeps, from files as `derm-t2im sweep` writes them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from derm_t2im import paths
+from derm_t2im.params.report import Report
+from derm_t2im.report.evidence import collect
+from derm_t2im.report.page import render
+from derm_t2im.sweeps import plan, results
+from tests.report.reader import Reader
+
+SWEEP = """# Does <more> help?
+axis: {name: share, scale: linear}
+points:
+  - {label: none, x: 0, set: {mix.synthetic_fraction: 0.0}}
+  - {label: half, x: 0.5, set: {mix.synthetic_fraction: 0.5}}
+draw:
+  - {key: "classification:{arch}.{mix}.{test}.auc", name: AUC}
+  - {key: "classification:contrasts.{arch}.{test}.{pair}.auc", name: difference in AUC}
+"""
+
+
+def point(place: int, value: float, state: str = "finished") -> dict[str, Any]:
+    about = {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 500, "seeds": 3, "seed_sd": 0.004}
+    figures = {"classification:vit.hybrid.external.auc": about}
+    figures["classification:contrasts.vit.external.hybrid-real.auc"] = {**about, "value": value - 0.8}
+    return {"place": place, "x": place / 2, "set": {}, "experiment": "e", "state": state,
+            "figures": figures if state == "finished" else {}}  # fmt: skip
+
+
+def write(points: dict[str, Any]) -> None:
+    Path("sweeps").mkdir()
+    Path("sweeps/share.yaml").write_text(SWEEP)
+    sweep = plan.read("share")
+    given = {"train.seeds": [0, 1, 2]}
+    about = {"name": "share", "asks": sweep.asks, "revision": "0123456789abcdef", "axis": sweep.axis.model_dump()}
+    results.write(sweep, {**about, "base": {}, "given": given, "points": points})
+
+
+def test_a_sweep_is_shown_with_its_figure_and_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"none": point(0, 0.81), "half": point(1, 0.84)})
+    page = render(collect(tmp_path), Report(samples=4))
+    text = Reader(page).text
+    assert "Does <more> help?" in text and "Does <more>" not in page
+    assert "2 of 2 points finished, at commit 0123456789ab; with train.seeds = [0, 1, 2]." in text
+    assert "ViT, hybrid, external test half 0.840 [0.820, 0.860] 0.004 3 500" in text
+    assert "ViT, external test, hybrid − real only half 0.040 [" in text
+    (drawn,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert base64.b64decode(drawn) == (tmp_path / paths.SWEEP_PLOTS / "share.svg").read_bytes()
+
+
+def test_what_is_not_finished_is_counted_and_nothing_finished_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"none": point(0, 0.81), "half": point(1, 0.84, "failed")})
+    assert "1 of 2 points finished" in Reader(render(collect(tmp_path), Report(samples=4))).text
+    results.write(plan.read("share"), {"asks": "x", "points": {"none": point(0, 0.81, "outdated")}})
+    assert "Sweeps" not in Reader(render(collect(tmp_path), Report(samples=4))).text
