@@ -11,7 +11,8 @@ import pytest
 
 from derm_t2im import paths
 from derm_t2im.params.report import Report
-from derm_t2im.report.evidence import collect
+from derm_t2im.report import draws
+from derm_t2im.report.evidence import Evidence, collect
 from derm_t2im.report.page import render
 from derm_t2im.sweeps import plan, results
 from tests.report.reader import Reader
@@ -65,3 +66,16 @@ def test_what_is_not_finished_is_counted_and_nothing_finished_is_left_out(
     assert "1 of 2 points finished" in Reader(render(collect(tmp_path), Report(samples=4))).text
     results.write(plan.read("share"), {"asks": "x", "points": {"none": point(0, 0.81, "outdated")}})
     assert "Sweeps" not in Reader(render(collect(tmp_path), Report(samples=4))).text
+
+
+def test_other_draws_of_the_generator_stand_beside_the_answer(tmp_path: Path) -> None:
+    about = {"figure": "difference in AUC", "arch": "vit", "test": "external", "pair": "hybrid-real"}
+    records = [{**about, "point": str(at), "value": value} for at, value in enumerate((0.1, 0.2, 0.3))]
+    swept = {"generator-seeds": [*records, {**records[0], "figure": "AUC"}]}
+    page = Reader(render(Evidence(tmp_path, swept=swept), Report(samples=4))).text
+    # Student's t of two degrees of freedom: 4.303 * 0.1 / sqrt(3) = 0.248
+    assert "ViT external test +0.200 [\N{MINUS SIGN}0.048, +0.448] +0.100 +0.300 3" in page.replace("\xa0", " ")
+
+
+def test_one_draw_of_the_generator_is_said_to_be_one() -> None:
+    assert "come from one fine-tuning" in draws.not_shown(Evidence(Path()))

@@ -8,7 +8,19 @@ from typing import Any
 
 from derm_t2im import paths, templates
 from derm_t2im.params.report import Report
-from derm_t2im.report import charts, explanations, pictures, reliance, summary, sweeps, tables, trust, verdict, words
+from derm_t2im.report import (
+    charts,
+    draws,
+    explanations,
+    pictures,
+    reliance,
+    summary,
+    sweeps,
+    tables,
+    trust,
+    verdict,
+    words,
+)
 from derm_t2im.report.evidence import Evidence
 from derm_t2im.report.origin import Origin
 
@@ -50,6 +62,8 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "question": summary.question(evidence),
         "answer": verdict.answer(contrasts),
         "verdicts": verdict.verdicts(contrasts, evidence.of("classification")),
+        "draws": draws.table(evidence),
+        "other_draws": draws.not_shown(evidence),
         "facts": summary.facts(evidence),
         "how": summary.how(evidence),
         "findings": trust.findings(evidence),
