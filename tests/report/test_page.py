@@ -77,7 +77,7 @@ def test_the_answer_follows_the_intervals_and_both_answers_have_one_size(page: s
     assert f"{said} other 3 comparisons." in text
     assert "What it does not show: that classifiers trained anew would differ" in text
     assert "that synthetic images do more than the same real images shown more often; what another draw" in text
-        assert "as all images come from one fine-tuning; anything about patients" in text
+    assert "as all images come from one fine-tuning; anything about patients" in text
     assert len(re.findall(r'<p class="answer">', page)) == 2, "what is shown and what is not, in one size"
 
 
