@@ -20,6 +20,8 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 #: First cells that describe what is seen and quote no line.
 IN_WORDS = (
     "fewer than `validate.min_images_per_class` images of a set made elsewhere",
+    "the stage evaluate runs again after an experiment was applied",
+    "files in metrics/ of an architecture or a mix that params.yaml names no more",
     "two runs side by side take many times as long as one after the other",
 )
 

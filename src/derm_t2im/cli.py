@@ -103,6 +103,8 @@ def main() -> Any:
             told = f"an image of this pipeline is damaged: {error}; run `dvc repro`, which makes it again."
         if isinstance(error, PermissionError):
             told = f"{error.filename}: {error.strerror}; give yourself the right to it and start again."
+        elif isinstance(error, OSError) and not told and error.filename and error.strerror:
+            told = f"{error.filename}: {error.strerror}."
         if not told or _State.verbose:
             raise
         print(f"Error: {told}", file=sys.stderr)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from derm_t2im import paths
 from derm_t2im.changes import compare, predictions, render, rerun, snapshot
 from derm_t2im.changes.compare import Change, Estimate
 from derm_t2im.errors import UserError
+from derm_t2im.report import words
 from tests.changes import repository
 
 
@@ -166,6 +168,32 @@ def test_a_run_that_stopped_early_is_stale_after_that_and_gone_stages_are_not(hi
     assert rerun.stale(half, root) == ["check", "export@a"]  # what it writes is the same after every pass
 
 
+def test_a_stage_without_a_record_is_stale(history) -> None:  # type: ignore[no-untyped-def]
+    now = snapshot.read(None, history[0])
+    pipeline = {"stages": {"generate": {}, "curate": {}, "train": {}, "export": {"matrix": {"arch": "${train.archs}"}}}}
+    params = {**now.params, "train": {"steps": 240, "archs": ["a"]}}
+    fresh = snapshot.Snapshot("w", "", params=params, lock=now.lock, pipeline=pipeline)
+    assert rerun.stale(fresh, history[0]) == ["export@a"]
+    unlocked = snapshot.Snapshot("w", "", params=params, lock={}, pipeline=pipeline)
+    assert rerun.stale(unlocked, history[0]) == ["generate", "curate", "train", "export@a"]
+
+
+def test_stages_are_named_in_the_order_in_which_they_run(both) -> None:  # type: ignore[no-untyped-def]
+    before, after = both
+    turned = {"stages": dict(reversed(after.lock["stages"].items()))}
+    found = rerun.changed(replace(before, lock={}), replace(after, lock=turned))
+    assert sorted(found) == ["curate", "generate", "train"] and found.index("generate") < found.index("curate")
+
+
+def test_an_architecture_that_is_dropped_is_no_longer_exported(both) -> None:  # type: ignore[no-untyped-def]
+    before, after = both
+    arch = next(iter(compare.exported(after)))
+    dropped = replace(after, params={**after.params, "train": {"archs": ["another"]}})
+    assert arch in compare.exported(before) and arch not in compare.exported(dropped)
+    rows = {row[0]: row for row in compare.onnx(before, dropped, ({}, {}))}
+    assert rows[words.arch(arch)][1] != words.NONE and rows[words.arch(arch)][2] == words.NONE
+
+
 def test_changed_code_is_stale(history, tmp_path) -> None:  # type: ignore[no-untyped-def]
     root = Path(shutil.copytree(history[0], tmp_path / "copy"))
     (root / "src" / "generate.py").write_text("other", encoding="utf-8")
@@ -229,6 +257,8 @@ def test_errors_are_one_line(history) -> None:  # type: ignore[no-untyped-def]
         (("nowhere",), "Git knows no revision"),
         ((base, "--md", "--html"), "choose one"),
         ((base, "--samples", "https://x.example"), "{commit}"),
+        ((base, "--out", "/"), "is a folder"),
+        ((base, "--out", "params.yaml/page.md"), "params.yaml: File exists."),
     ):
         done = repository.command(root, *arguments)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr

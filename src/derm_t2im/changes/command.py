@@ -40,6 +40,8 @@ def diff(
 
     if html + json + md > 1:
         raise UserError("choose one of --md, --html and --json.")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it.")
     before, after = snapshot.read(rev), snapshot.read(to)
     if not before.metrics and not after.metrics:
         raise UserError(f"neither {before.short} nor {after.short} has metrics: run `dvc repro` and commit metrics/.")

@@ -281,13 +281,22 @@ def onnx(before: Snapshot, after: Snapshot, times: tuple[Times, Times]) -> list[
         ]
         return ", ".join(parts)
 
-    names = sorted({key for s in (before, after) for key in s.metrics if key.startswith("onnx/")})
+    found = [exported(s) for s in (before, after)]
     rows = []
-    for name in names:
-        arch = name.removeprefix("onnx/")
-        old, new = (said(s.of(name), took.get(arch, {})) for s, took in zip((before, after), times, strict=True))
+    for arch in sorted(set().union(*found)):
+        old, new = (said(one.get(arch, {}), took.get(arch, {})) for one, took in zip(found, times, strict=True))
         rows.append((words.arch(arch), old, new))
     return rows
+
+
+def exported(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
+    """Metrics of the exported classifiers by architecture.
+
+    DVC leaves the file of an architecture that `train.archs` names no more: it is no result of these parameters.
+    """
+    archs = (snapshot.params.get("train") or {}).get("archs")
+    by = {key.removeprefix("onnx/"): values for key, values in snapshot.metrics.items() if key.startswith("onnx/")}
+    return {arch: values for arch, values in by.items() if not isinstance(archs, list) or arch in archs}
 
 
 def reproduce(before: Snapshot, after: Snapshot, params: list[tuple[str, Any, Any]]) -> str:

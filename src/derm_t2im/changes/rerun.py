@@ -16,9 +16,9 @@ GATE = "check"  # reads every parameter, and writes the same whatever passes
 
 
 def changed(before: Snapshot, after: Snapshot) -> list[str]:
-    """Stages whose recorded inputs or outputs differ between the lock files, in the order of the later one."""
+    """Stages whose recorded inputs or outputs differ between the lock files, in the order in which they run."""
     old, new = before.lock.get("stages", {}), after.lock.get("stages", {})
-    return [name for name in new if _record(new[name]) != _record(old.get(name, {}))]
+    return [name for name in _in_order(new) if _record(new[name]) != _record(old.get(name, {}))]
 
 
 def _record(stage: Mapping[str, Any]) -> Any:
@@ -31,12 +31,13 @@ def _record(stage: Mapping[str, Any]) -> Any:
 def stale(after: Snapshot, root: Path = Path()) -> list[str]:
     """Stages that `dvc repro` would run again in the working tree, by its lock file; no data are needed for this.
 
-    A stage is stale where a parameter or a tracked file that it depends on is not the recorded one, where it read
-    another output than the one that is recorded (a run stopped at an earlier stage), or where it reads what a stale
-    stage writes. Data files themselves are taken to be as recorded.
+    A stage is stale where it has no record, where a parameter or a tracked file that it depends on is not the recorded
+    one, where it read another output than the one that is recorded (a run stopped at an earlier stage), or where it
+    reads what a stale stage writes. Data files themselves are taken to be as recorded.
     """
     present = _instances(after)
     stages = {name: one for name, one in after.lock.get("stages", {}).items() if present is None or name in present}
+    absent = [name for name in present or () if name not in stages]
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
     found: list[str] = []
     dirty: set[str] = set()
@@ -49,24 +50,24 @@ def stale(after: Snapshot, root: Path = Path()) -> list[str]:
         if moved:
             found.append(name)
             dirty |= {one["path"] for one in stage.get("outs", []) if name != GATE}
-    return found
+    return found + absent
 
 
-def _instances(after: Snapshot) -> set[str] | None:
+def _instances(after: Snapshot) -> list[str] | None:
     """Names of the stages that dvc.yaml has with these parameters: a lock keeps those of larger matrices."""
-    found = set()
+    found: list[str] = []
     for name, stage in (after.pipeline.get("stages") or {}).items():
         lists = [
             _parameter(after.params, values.strip("${} ")) if isinstance(values, str) else values
             for values in (stage.get("matrix") or {}).values()
         ]
-        found |= (
-            {
+        found += (
+            [
                 f"{name}@{'-'.join(map(str, each))}"
                 for each in product(*(v if isinstance(v, list) else [] for v in lists))
-            }
+            ]
             if lists
-            else {name}
+            else [name]
         )
     return found or None
 
