@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from derm_t2im.report import pictures, reliance, tables, verdict, words
+from derm_t2im.report.evidence import Evidence
 from tests.report import example
 
 
@@ -165,3 +167,9 @@ def test_each_class_and_their_mean_stand_with_their_n() -> None:
     assert [(row.name, row.n) for row in block.rows] == [("df", "4"), ("mean over the classes", "9")]
     assert [cell.value for cell in block.rows[0].cells] == ["0.800", words.NONE, "50.0 %", words.NONE, words.NONE]
     assert block.rows[0].cells[0].interval == f"[0.700,{words.NBSP}0.900]" and block.rows[1].cells[0].value == "0.750"
+
+
+def test_an_exported_file_of_an_architecture_that_was_dropped_is_no_result() -> None:
+    onnx = {name: {"n": 120} for name in ("vit", "dropped")}
+    evidence = Evidence(Path(), {"classification": classification()}, onnx)
+    assert [row.name for row in tables.onnx(evidence)] == ["ViT"]

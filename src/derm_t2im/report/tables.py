@@ -404,7 +404,11 @@ def split_sizes(real: pd.DataFrame | None) -> list[Row]:
 
 
 def onnx(evidence: Evidence) -> list[Row]:
-    """The exported classifiers and how they agree with the networks that they come from."""
+    """The exported classifiers and how they agree with the networks that they come from.
+
+    Git keeps the file of an architecture that was dropped from the parameters: what was not tested is left out.
+    """
+    classification = evidence.of("classification")
     return [
         Row(
             words.arch(name),
@@ -418,4 +422,5 @@ def onnx(evidence: Evidence) -> list[Row]:
             ],
         )
         for name, values in evidence.onnx.items()
+        if not classification or name in classification
     ]
