@@ -60,6 +60,7 @@ SWEEP_PLOTS = PLOTS / "sweeps"
 DATA_VALIDATION_REPORT = Path("reports/validation_data")
 VALIDATION_REPORT = Path("reports/validation")
 REPORT = Path("reports/index.html")
+OPINIONS = Path("reports/opinions")
 
 
 def mix_manifest(mix: str) -> Path:

@@ -99,3 +99,15 @@ def test_the_earlier_set_is_the_last_with_other_images_or_it_is_said_why_there_i
             file.unlink()
     with pytest.raises(LookupError, match=f"the curated set of {third} is neither in DVC's cache"):
         context.earlier(three, folder)
+
+
+def test_opinions_are_those_about_these_very_images(tmp_path: Path) -> None:
+    synthetic = pd.DataFrame({"image_id": ["a", "b"], "sha256": ["1", "2"]})
+    assert context.opinions(synthetic, tmp_path) == ({}, "")
+    said = pd.DataFrame({"image_id": ["a", "b"], "label": "benign", "sha256": ["1", "old"], "m_class": "malignant"})
+    said.to_parquet(tmp_path / "opinions.parquet")
+    assert context.opinions(synthetic, tmp_path) == ({"a": {"m_class": "malignant"}}, "")
+    said.assign(sha256="old").to_parquet(tmp_path / "opinions.parquet")
+    assert "about other images" in context.opinions(synthetic, tmp_path)[1]
+    (tmp_path / "opinions.parquet").write_text("no table")
+    assert "none that `derm-t2im opinions` wrote" in context.opinions(synthetic, tmp_path)[1]

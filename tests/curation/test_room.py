@@ -93,6 +93,10 @@ def dataset():
             Decision("s4", "keep", "", "ann", "2026-01-02"),
         ],
         earlier=("abc1234", {f"hash{i}" for i in range(10)}),
+        opinions={
+            f"s{i}": {"my-net.v2_class": "benign", "my-net.v2_probability": 0.75, "segmenter_dice": 0.5 if i else None}
+            for i in range(4)
+        },
     )
     built = room.build(*tables(), Path("/somewhere"), "test-room", about)
     yield built
@@ -104,12 +108,14 @@ def test_the_dataset_holds_all_images_with_their_fields_in_groups(dataset):
     assert len(dataset) == 16
     groups = {group.name: group.paths for group in dataset.app_config.sidebar_groups}
     assert groups["labels"] == ["label", "probe"]
+    assert groups["opinions"] == ["opinion_mask_dice", "opinion_my_net_v2"]
     assert {"decision", "reason", "uniqueness", "nearest_real_id"} <= set(groups["curation"])
     assert {"prompt", "sampler", "steps", "asked_size"} <= set(groups["provenance"])
     assert "asked_tone" not in dataset.get_field_schema()
     one = dataset.match({"image_id": "s1"}).first()
     assert (one.label.label, one.probe.label, one.probe.confidence) == ("malignant", "benign", 0.9)
     assert one.filepath == "/somewhere/data/s1.png"
+    assert (one.opinion_my_net_v2.label, one.opinion_my_net_v2.prompted, one.opinion_mask_dice) == ("benign", 0.75, 0.5)
     assert one.tags == []
     assert one.reviews == ["ann: keep", "bob: discard (hair)"]
 
@@ -122,6 +128,7 @@ def test_the_dataset_holds_all_images_with_their_fields_in_groups(dataset):
         ("rejected: blur", ["s10"]),
         ("rejected: copy", ["s11"]),
         ("label disagreement", ["s1", "s3", "s5", "s7", "s9", "s11"]),
+        ("other models disagree", ["s1", "s3"]),
         ("kept: malignant", ["s1", "s3", "s5", "s7", "s9"]),
         ("real seed images", ["r0", "r2"]),
         ("reviewers differ", ["s1"]),

@@ -121,7 +121,10 @@ def serve(
         known = context.earlier(synthetic, Path(), rev)
     except LookupError as why:
         note = f"No view `new since the previous commit`: {why}."
-    about = room.Context(context.nearest_real(synthetic, real, root), review.read(Path(paths.REVIEW_DECISIONS)), known)
+    said, unsaid = context.opinions(synthetic, paths.OPINIONS)
+    note = " ".join(f"{one}." for one in (note.removesuffix("."), unsaid) if one)
+    decided = review.read(Path(paths.REVIEW_DECISIONS))
+    about = room.Context(context.nearest_real(synthetic, real, root), decided, known, said)
     with ExitStack() as stack:
         port = stack.enter_context(free_port(address, port))
         fo = database.fiftyone()

@@ -6,7 +6,7 @@ import io
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,6 +67,27 @@ def nearest_real(
             apart = float(np.linalg.norm(query - points[place[original]]))
             found[name] = [(original, apart), *others][:k]
     return found
+
+
+def opinions(synthetic: pd.DataFrame, folder: Path) -> tuple[dict[str, dict[str, Any]], str]:
+    """What `derm-t2im opinions` left in ``folder`` about these very images, by image id; and a note, or nothing.
+
+    An image of the same id and other bytes, from another run, has no opinion.
+    """
+    import pandas as pd
+
+    file = folder / "opinions.parquet"
+    if not file.is_file():
+        return {}, ""
+    try:
+        said = pd.read_parquet(file)
+        keys = ["image_id", "sha256"]
+        same = said.merge(synthetic[keys], on=keys).drop(columns=["sha256", "label"]).set_index("image_id")
+    except (OSError, ValueError, KeyError):  # pyarrow's errors are ValueErrors
+        return {}, f"No opinions of other models: {file} is none that `derm-t2im opinions` wrote"
+    if not len(same) and len(synthetic):
+        return {}, f"No opinions of other models: {file} is about other images; run `derm-t2im opinions` again"
+    return {str(name): {str(k): v for k, v in row.items()} for name, row in same.to_dict("index").items()}, ""
 
 
 def near_copies(synthetic: pd.DataFrame, n: int = SHOWN_PAIRS) -> list[str]:

@@ -5,8 +5,11 @@ Built from two manifests whenever somebody looks; the manifests are what is vers
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BRAIN_KEY = "map"
+OPINION = "opinion_"  # begins the fields of what other models said
 SAID = rf"^\s*({review.KEEP}|{review.DISCARD})\s*(:|$)"  # a tag that is a person's word
 
 #: Manifest columns by group of the sidebar. A column that no row fills is left out.
@@ -91,11 +95,14 @@ class Context:
         neighbours: The nearest real images, (id, distance), of each synthetic one.
         decisions: What reviewers said.
         earlier: A commit, and the SHA-256 of the images of its curated set.
+        opinions: What other models said of synthetic images: ``<model>_class``, ``<model>_probability``, and the
+            Dice coefficient of a segmenter's lesion and ours, ``segmenter_dice``, by image id.
     """
 
     neighbours: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     decisions: list[review.Decision] = field(default_factory=list)
     earlier: tuple[str, set[str]] | None = None
+    opinions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str, context: Context | None = None) -> Any:
@@ -123,6 +130,8 @@ def build(synthetic: pd.DataFrame, real: pd.DataFrame, root: Path, name: str, co
             near = context.neighbours.get(row["image_id"], [])
             sample["near_ids"], sample["near_distances"] = [one for one, _ in near], [apart for _, apart in near]
             sample["reviews"] = said.get(row["image_id"])
+            for name, value in _opinions(fo, context.opinions.get(row["image_id"], {})).items():
+                sample[name] = value
     _add(dataset, samples)
     ids = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
     _draw_map(dataset, rows)
@@ -225,6 +234,20 @@ def traces(dataset: Any) -> list[dict[str, Any]]:
     return out
 
 
+def _opinions(fo: Any, said: dict[str, Any]) -> dict[str, Any]:
+    """Fields for what other models said of one image: a label each, and the overlap of masks."""
+    out: dict[str, Any] = {}
+    for name, value in said.items():
+        if name.endswith("_class"):
+            model = name.removesuffix("_class")
+            field = OPINION + re.sub(r"\W", "_", model)
+            # Their probability is that of the class asked for, which is a confidence only where it is the one seen.
+            out[field] = fo.Classification(label=str(value), prompted=said.get(f"{model}_probability"))
+    if (dice := said.get("segmenter_dice")) is not None and not np.isnan(dice):
+        out[f"{OPINION}mask_dice"] = float(dice)
+    return out
+
+
 def _reviews(decisions: list[review.Decision]) -> dict[str, list[str]]:
     """What reviewers said, as text, by image id."""
     last = {(d.image_id, d.reviewer): d for d in decisions}
@@ -298,7 +321,10 @@ def _arrange(fo: Any, dataset: Any, labels: list[str]) -> None:
         fo.SidebarGroupDocument(name="tags"),
         fo.SidebarGroupDocument(name="labels", paths=["label", *(["probe"] if "probe" in schema else [])]),
     ]
-    used = {"label", "probe", "tags"}
+    said = sorted(name for name in schema if name.startswith(OPINION))
+    if said:
+        groups.append(fo.SidebarGroupDocument(name="opinions", paths=said))
+    used = {"label", "probe", "tags", *said}
     for group, names in GROUPS.items():
         shown = [name for name in names if name in schema]
         if group == "provenance":
@@ -316,7 +342,10 @@ def _arrange(fo: Any, dataset: Any, labels: list[str]) -> None:
             _colours("reason", dict(zip(REASONS, itertools.cycle(_REASON_COLOURS), strict=False))),
             _colours("split", dict.fromkeys(("train", "val", "test", "external"), _KIND_COLOURS["real"])),
             _colours("label.label", dict(zip(labels, _LABEL_COLOURS, strict=False)), path="label"),
-            _colours("probe.label", dict(zip(labels, _LABEL_COLOURS, strict=False)), path="probe"),
+            *(
+                _colours(f"{name}.label", dict(zip(labels, _LABEL_COLOURS, strict=False)), path=name)
+                for name in ("probe", *said)
+            ),
         ],
     )
     # A synthetic image shows why it was rejected, a real one its split.
@@ -365,6 +394,12 @@ def _save_views(fo: Any, dataset: Any, synthetic: pd.DataFrame, ids: dict[str, s
     save("near copies", dataset.select([ids[name] for name in near_copies(synthetic)], ordered=True), about)
     view = ours.match(of("probe.label") != of("label.label")).sort_by("label_probability")
     save("label disagreement", view, "The probe sees another label than the prompt asked for, worst first")
+    others = [name for name, one in dataset.get_field_schema().items()
+              if name.startswith(OPINION) and getattr(one, "document_type", None) is fo.Classification]  # fmt: skip
+    if others:
+        differs = [(of(f"{name}.label") != of("label.label")) & of(name).exists() for name in sorted(others)]
+        about = "Another model sees another label than the prompt asked for (derm-t2im opinions)"
+        save("other models disagree", ours.match(functools.reduce(operator.or_, differs)), about)
     view = ours.sort_by("uniqueness", reverse=True)
     save("least typical", view, "The synthetic images least like any other, first to last")
     for label in sorted(synthetic["label"].dropna().unique()):

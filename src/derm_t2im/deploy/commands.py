@@ -222,9 +222,7 @@ def opinions(
     real: Annotated[Path, typer.Option(help="Real images to compare with: those of its test split.")] = (
         paths.SPLITS_MANIFEST
     ),
-    out: Annotated[Path, typer.Option(help="Folder for opinions.json and opinions.parquet.")] = Path(
-        "reports/opinions"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for opinions.json and opinions.parquet.")] = paths.OPINIONS,
     segmenter: Annotated[str, typer.Option(help="SAM, as a folder or hub id: its lesion beside our mask.")] = "",
 ) -> None:
     """Ask other classifiers what they see in each synthetic image, and in real ones.
@@ -249,6 +247,8 @@ def opinions(
     held = held[held["split"] == "test"]
     found: dict[str, Any] = {"models": {}, "masks": {}}
     seen = pd.DataFrame({"image_id": made["image_id"].astype(str), "label": made["label"].astype(str)})
+    if "sha256" in made:
+        seen["sha256"] = made["sha256"].astype(str)
     for one in classifiers:
         view = other.view(one, track(other.read(made, manifest), one.name, len(made)), made["label"].tolist())
         beside = other.view(one, other.read(held, real), held["label"].tolist())
@@ -260,8 +260,11 @@ def opinions(
             "per_sampler": other.by(said, made, "sampler") if "sampler" in made else {},
             "real": other.agreement(beside["class"].tolist(), held["label"].tolist()) if len(held) else {},
         }
-    found["masks"]["synthetic"] = segment.compare(other.read(made, manifest), [None] * len(made), ask)
-    found["masks"]["real"] = segment.compare(other.read(held, real), other.truths(held), ask)
+    overlaps = segment.compare(other.read(made, manifest), [None] * len(made), ask)
+    if ask:
+        seen["segmenter_dice"] = [one["segmenter_own"][0] if "segmenter_own" in one else None for one in overlaps]
+    found["masks"]["synthetic"] = segment.summary(overlaps)
+    found["masks"]["real"] = segment.summary(segment.compare(other.read(held, real), other.truths(held), ask))
     write_atomic(out / "opinions.parquet", seen.to_parquet(index=False))
     write_json(out / "opinions.json", found)
     for name, figures in found["models"].items():

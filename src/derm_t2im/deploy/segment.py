@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +74,26 @@ def middle(mask: np.ndarray) -> tuple[float, float] | None:
 
 def compare(
     images: Iterable[np.ndarray], truths: Sequence[np.ndarray | None], segment: Segment | None
-) -> dict[str, dict[str, float]]:
-    """Mean Dice and IoU with 95 % intervals (bootstrap over images), and n: of each pair that can be formed.
+) -> list[dict[str, tuple[float, float]]]:
+    """Dice and IoU of each image, of each pair that can be formed.
 
     ``own_truth``, ``segmenter_own``, ``segmenter_truth``. The segmenter is asked at the middle of our own mask, so
     images in which we find no lesion do not count for it.
     """
-    pairs: dict[str, list[tuple[float, float]]] = {"own_truth": [], "segmenter_own": [], "segmenter_truth": []}
+    found = []
     for image, truth in zip(images, truths, strict=True):
         own = lesion_mask(image)
         point = middle(own)
         other = segment(image, point) if segment is not None and point is not None else None
-        for name, a, b in (("own_truth", own, truth), ("segmenter_own", other, own), ("segmenter_truth", other, truth)):
-            if a is not None and b is not None:
-                pairs[name].append(overlap(a, b))
-    return {name: _summary(np.array(values)) for name, values in pairs.items() if values}
+        pairs = {"own_truth": (own, truth), "segmenter_own": (other, own), "segmenter_truth": (other, truth)}
+        found.append({name: overlap(a, b) for name, (a, b) in pairs.items() if a is not None and b is not None})
+    return found
+
+
+def summary(compared: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, float]]:
+    """Mean Dice and IoU of each pair with 95 % intervals (bootstrap over images), and n."""
+    names = dict.fromkeys(name for one in compared for name in one)
+    return {name: _summary(np.array([one[name] for one in compared if name in one])) for name in names}
 
 
 def _summary(values: np.ndarray) -> dict[str, float]:
