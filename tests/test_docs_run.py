@@ -70,7 +70,7 @@ def test_it_runs(project: Project, page: str, line: str) -> None:
         # The project has two models, of which docs/predict.md tells readers to name one.
         typed = re.sub(r"derm-t2im (predict|drift)", r"\g<0> --model models/onnx/vit/model.onnx", typed)
     if typed.startswith("derm-t2im study create"):
-        typed += " --images 8 --practice 2"  # the project is small
+        typed += " --images 8 --practice 2 --repeats 2"  # the project is small
     before = (project.folder / paths.PARAMS).read_text(encoding="utf-8")
     for made in ("FOLDER", "study"):
         shutil.rmtree(project.folder / made, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,10 @@ except UserError as error:
 
 
 def run(folder: Path, *arguments: str) -> str:
+    # A test before this one may have opened a database for this process and all that it starts.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("FIFTYONE_")}
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _RUN, *arguments], cwd=folder, env=own, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done.stdout
