@@ -75,6 +75,9 @@ def test_other_draws_of_the_generator_stand_beside_the_answer(tmp_path: Path) ->
     page = Reader(render(Evidence(tmp_path, swept=swept), Report(samples=4))).text
     # Student's t of two degrees of freedom: 4.303 * 0.1 / sqrt(3) = 0.248
     assert "ViT external test +0.200 [\N{MINUS SIGN}0.048, +0.448] +0.100 +0.300 3" in page.replace("\xa0", " ")
+    assert "over 3 of them a difference is shown in 0 of 1 comparisons" in draws.not_shown(
+        Evidence(tmp_path, swept=swept)
+    )
 
 
 def test_one_draw_of_the_generator_is_said_to_be_one() -> None:

@@ -17,32 +17,44 @@ def table(evidence: Evidence) -> list[Row]:
 
     The interval is Student's over the draws' differences, each of which is one fine-tuning and one set of images.
     """
+    return [_row(*of, values) for of, values in _differences(evidence).items()]
+
+
+def not_shown(evidence: Evidence) -> str:
+    """What the answer says nothing of, in words."""
+    found = list(_differences(evidence).values())
+    if not found:
+        return "what another draw of the generator gives, as all images come from one fine-tuning"
+    apart = sum(low > 0 or high < 0 for low, high in map(_interval, found))
+    draws = "" if len({len(values) for values in found}) > 1 else f"{len(found[0])} "
+    return (
+        f"that other draws of the generator give the same: over {draws}of them a difference is shown in {apart} of "
+        f"{len(found)} comparisons"
+    )
+
+
+def _differences(evidence: Evidence) -> dict[tuple[str, str], list[float]]:
+    """The difference of each draw by classifier and test set, where there are two or more."""
     found: dict[tuple[str, str], list[float]] = {}
     for record in evidence.swept.get(SWEEP, []):
         if (record.get("figure"), record.get("pair")) == (FIGURE, "hybrid-real") and words.is_number(
             record.get("value")
         ):
             found.setdefault((str(record.get("arch")), str(record.get("test"))), []).append(float(record["value"]))
-    return [_row(*of, values) for of, values in sorted(found.items()) if len(values) > 1]
+    return {of: values for of, values in sorted(found.items()) if len(values) > 1}
 
 
 def _row(arch: str, test: str, values: Sequence[float]) -> Row:
-    mean, half = statistics.mean(values), _half(values)
-    found = words.bounds({"mean_low": mean - half, "mean_high": mean + half}, "mean", "difference")
-    cells = [Cell(words.number(mean, "difference"), found)]
+    low, high = _interval(values)
+    interval = words.bounds({"mean_low": low, "mean_high": high}, "mean", "difference")
+    cells = [Cell(words.number(statistics.mean(values), "difference"), interval)]
     cells += [Cell(words.number(value, "difference")) for value in (min(values), max(values))]
     return Row(words.arch(arch), cells, str(len(values)), words.test_set(test))
 
 
-def _half(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of the mean of a sample."""
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of a sample, Student's t."""
     from scipy.stats import t
 
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-
-
-def not_shown(evidence: Evidence) -> str:
-    """What the answer says nothing of, in words."""
-    if table(evidence):
-        return "what another draw of the generator gives: see below"
-    return "what another draw of the generator gives, as all images come from one fine-tuning"
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values) - half, statistics.mean(values) + half
