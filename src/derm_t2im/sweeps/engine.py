@@ -36,6 +36,7 @@ from derm_t2im.sweeps.plan import Point, Sweep
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where DVC keeps the copies that points run in
 GRACE = 20.0  # seconds that a point has to end after Ctrl-C
 _STEP = re.compile(r"^(?:Running stage '([^']+)'|Stage '([^']+)' is cached - skipping run)", re.MULTILINE)
+_STAGE = re.compile(r"^(?:Running stage|Stage) '", re.MULTILINE)
 
 
 @dataclass
@@ -271,7 +272,8 @@ def _inputs_outside_git(params: Mapping[str, Any]) -> list[str]:
 
 def _watch(sweep: Sweep, each: _Running) -> None:
     said = _read(each.log)
-    each.ready = each.ready or "Reproducing experiment" in said or each.process.poll() is not None
+    # "Reproducing experiment" is too early: on a busy machine a point took the parameters of the one started then.
+    each.ready = each.ready or bool(_STAGE.search(said)) or each.process.poll() is not None
     steps = [ran for ran, _ in _STEP.findall(said) if ran]
     if steps and steps[-1] != each.stage:
         each.stage = steps[-1]
