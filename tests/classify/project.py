@@ -12,6 +12,7 @@ import yaml
 
 from derm_t2im import manifest, paths
 from derm_t2im.imaging.io import write_png
+from derm_t2im.state import hash_file
 
 SIZES = {"train": 16, "val": 12, "test": 20, "external": 10, "unused": 2}
 PARAMS: dict[str, Any] = {
@@ -63,4 +64,6 @@ def _row(
     tint = np.array([[0, 0, 0], [40, 0, 0], [0, 0, 40]])[label % 3]
     path = Path("data/processed/images") / f"{name}.png"
     write_png(root / path, np.clip(pixels + tint + rng.normal(0, 12, 3), 0, 255).astype(np.uint8))
-    return {"image_id": name, "path": str(path), "kind": kind, "label": classes[label]}
+    return {
+        "image_id": name, "path": str(path), "sha256": hash_file(root / path), "kind": kind, "label": classes[label],
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from derm_t2im.classify import data
 from derm_t2im.errors import UserError
 from derm_t2im.imaging.io import write_png
+from derm_t2im.state import hash_file
 
 
 @given(
@@ -36,7 +37,7 @@ def table(tmp_path, sizes):
     for i, size in enumerate(sizes):
         path = tmp_path / f"{i}.png"
         write_png(path, np.full((size, size, 3), 40 * i, np.uint8))
-        rows.append({"image_id": f"i{i}", "path": str(path)})
+        rows.append({"image_id": f"i{i}", "path": str(path), "sha256": hash_file(path)})
     return pd.DataFrame(rows)
 
 
@@ -52,6 +53,13 @@ def test_a_broken_image_is_named(tmp_path):
     rows = table(tmp_path, [32, 32])
     (tmp_path / "1.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.png \(image i1\): empty"):
+        data.read_images(rows)
+
+
+def test_another_image_than_the_manifest_knows_is_refused(tmp_path):
+    rows = table(tmp_path, [32, 32])
+    write_png(tmp_path / "1.png", np.full((32, 32, 3), 99, np.uint8))
+    with pytest.raises(UserError, match=r"1\.png \(image i1\) is not the file that its manifest knows"):
         data.read_images(rows)
 
 

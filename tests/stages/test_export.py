@@ -34,9 +34,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_png(path, drawn.image)
         rows.append(
             {
-                "image_id": f"{i:02d}", "path": path.as_posix(), "kind": "real", "label": drawn.label,
-                "split": "val" if i < 12 else "train" if i < 16 else "test", "source": "phantom-clinic-a",
-                "licence": "CC BY-NC 4.0" if i == 12 else "CC0-1.0",
+                "image_id": f"{i:02d}", "path": path.as_posix(), "sha256": hash_file(path), "kind": "real",
+                "label": drawn.label, "split": "val" if i < 12 else "train" if i < 16 else "test",
+                "source": "phantom-clinic-a", "licence": "CC BY-NC 4.0" if i == 12 else "CC0-1.0",
             }
         )  # fmt: skip
     manifest.write(pd.DataFrame(rows), paths.SPLITS_MANIFEST)
@@ -119,7 +119,12 @@ def test_the_files_explain_themselves(project: Path) -> None:
         own = {"precision", "operating", "sha256"}  # each file states what it decides itself
         assert other.precision == precision
         assert other.model_dump(exclude=own) == card.model_dump(exclude=own)
-    assert "CC BY-NC 4.0 (1 images)" in (folder / "README.md").read_text()
+        stated = json.loads(paths.onnx_metrics("vit").read_text())["variants"][precision]["operating"]
+        assert other.operating is not None
+        assert stated == pytest.approx(other.operating.model_dump() | {"threshold": other.threshold})
+    page = (folder / "README.md").read_text()
+    assert "CC BY-NC 4.0 (1 images)" in page
+    assert "Images of phantom-clinic-a are\nphantoms" in page and "`base_sha256`" in page
 
 
 def test_only_the_variants_asked_for_are_there(project: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from derm_t2im import runtime, seeds
+from derm_t2im import runtime, seeds, state
 from derm_t2im.errors import UserError
 from derm_t2im.imaging.io import ImageError, read_rgb, square
 
@@ -21,25 +21,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_MEND = "run `dvc repro` or `dvc checkout`"
+
+
 def read_images(table: pd.DataFrame, size: int = 0) -> np.ndarray:
     """The images of a manifest, uint8 (n, s, s, 3), in its order.
 
-    ``size`` 0 keeps the size of the first image; others are centre-cropped and resized to it.
+    ``size`` 0 keeps the size of the first image; others are centre-cropped and resized to it. Each file must have the
+    SHA-256 of its row: a manifest says which images they are, so a stage that depends on it need not on the folder.
 
     Raises:
-        UserError: naming the first image that cannot be read.
+        UserError: naming the first image that cannot be read, or is another one.
     """
 
-    def read(row: tuple[str, str]) -> np.ndarray:
+    def read(row: tuple[str, str, str]) -> np.ndarray:
+        name, path, sha256 = row
         try:
-            return read_rgb(Path(row[1]))
+            pixels = read_rgb(Path(path))
         except ImageError as error:
-            raise UserError(f"{row[1]} (image {row[0]}): {error}; run `dvc repro` or `dvc checkout`.") from None
+            raise UserError(f"{path} (image {name}): {error}; {_MEND}.") from None
+        if state.hash_file(Path(path)) != sha256:
+            raise UserError(f"{path} (image {name}) is not the file that its manifest knows; {_MEND}.")
+        return pixels
 
     # Before the threads: an import that meets no memory in one leaves half a module to the others.
     import cv2  # noqa: F401
 
-    rows = list(zip(table["image_id"], table["path"], strict=True))
+    rows = list(zip(table["image_id"], table["path"], table["sha256"], strict=True))
     if not rows:
         return np.empty((0, size, size, 3), np.uint8)
     side = size or min(read(rows[0]).shape[:2])

@@ -33,7 +33,15 @@ def render(card: Card, metrics: Mapping[str, Any]) -> str:
     source = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     page = templates.environment().overlay(autoescape=False).from_string(source)  # Markdown, not HTML
     front = yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)
-    text = page.render(card=card, variants=variants, checked=metrics["checked"], front=front, interval=_interval)
+    text = page.render(
+        card=card,
+        variants=variants,
+        checked=metrics["checked"],
+        front=front,
+        interval=_interval,
+        phantoms=[name for name in card.training_sources if name.startswith("phantom-")],
+        seeds=max((int(one.study.get("seeds") or 0) for one in card.tests.values()), default=0),
+    )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 

@@ -87,8 +87,6 @@ def run(arch: str) -> None:
         "checked": dict(Counter(held.splits[: held.checked])),
         "variants": variants,
     }
-    if card.operating is not None:
-        metrics["operating"] = {**card.operating.model_dump(), "threshold": card.threshold}
     files[CARD] = (json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
     files[README] = model_card.render(card, metrics).encode()
     target = paths.onnx_model(arch)
@@ -156,6 +154,7 @@ def _variant(made: onnx.ModelProto, card: Card, held: Held) -> tuple[bytes, dict
     """One file, and how it compares with the network on the held-out images."""
     content = export.assemble(made, card)
     (found,) = verify.run(content, held.images, [export.PROBABILITIES])
+    measured = None
     if card.threshold is not None:
         # Another precision decides a little differently: each file states its own figures.
         measured = _operating(found[: held.val], held.truth[: held.val], card)
@@ -172,6 +171,8 @@ def _variant(made: onnx.ModelProto, card: Card, held: Held) -> tuple[bytes, dict
     if held.embedded is not None:
         (embedded,) = verify.run(content, held.images[:SOME], [export.EMBEDDING])
         figures["embedding_cosine"] = verify.least_cosine(held.embedded, embedded)
+    if measured is not None:
+        figures["operating"] = {**measured.model_dump(), "threshold": card.threshold}
     return content, figures | {"size_mb": len(content) / 1e6}
 
 
