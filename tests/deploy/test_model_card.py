@@ -13,14 +13,22 @@ COMPARED = {
     "auc_high": 0.95, "auc_loss": 0.0, "auc_loss_low": 0.0, "auc_loss_high": 0.0,
 }  # fmt: skip
 METRICS: dict[str, Any] = {
-    "variants": {"fp32": COMPARED, "int8": {**COMPARED, "threshold_flips": 13}}, "checked": {"val": 120, "test": 380},
+    "variants": {
+        "fp32": COMPARED, "int8": {**COMPARED, "threshold_flips": 13, "operating": {"sensitivity": 0.885}},
+    }, "checked": {"val": 120, "test": 380},
 }  # fmt: skip
 
 
 def full_card(**values: Any) -> Card:
     figures = {"auc": 0.897, "auc_low": 0.868, "auc_high": 0.923, "accuracy": 0.82, "ece": None, "brier": 0.12}
     operating = Operating(positives=61, negatives=59, sensitivity=0.9016, specificity=None)
-    tested = Measured(images=500, groups=480, figures=figures, operating=operating, study={"auc": 0.88})
+    tested = Measured(
+        images=500,
+        groups=480,
+        figures=figures,
+        operating=operating,
+        study={"auc": 0.88, "auc_seed_sd": 0.012, "seeds": 5},
+    )
     known = {
         "tests": {"in_domain": tested}, "operating": operating, "training_images": {"real": 120, "synthetic": 360},
         "licences": {"CC0-1.0": 120}, "licence": "CC0-1.0", "temperature": 1.25,
@@ -33,7 +41,8 @@ def test_it_says_what_a_user_needs() -> None:
     for words in (
         "Research only, not a medical device", "120 real, 360 synthetic", "benign, malignant",
         "temperature = 1.25", "sensitivity of 0.9 on validation images", "0.897 (0.868 to 0.923)", "13 of 500",
-        "120 val, 380 test", "`model.int8.onnx`", "## Limits", "hair_removal = directional",
+        "120 val, 380 test", "`model.int8.onnx`", "## Limits", "| 0.885 | none |", "0.880, SD 0.012",
+        "mean over the 5 seeds", "hair_removal = directional",
     ):  # fmt: skip
         assert words in text
     assert "{{" not in text and "\n\n\n" not in text and "None" not in text

@@ -121,7 +121,7 @@ def test_the_files_explain_themselves(project: Path) -> None:
         assert other.model_dump(exclude=own) == card.model_dump(exclude=own)
         stated = json.loads(paths.onnx_metrics("vit").read_text())["variants"][precision]["operating"]
         assert other.operating is not None
-        assert stated == pytest.approx(other.operating.model_dump() | {"threshold": other.threshold})
+        assert stated == pytest.approx(other.operating.model_dump() | {"threshold": other.threshold}, rel=1e-5)
     page = (folder / "README.md").read_text()
     assert "CC BY-NC 4.0 (1 images)" in page
     assert "Images of phantom-clinic-a are\nphantoms" in page and "`base_sha256`" in page
