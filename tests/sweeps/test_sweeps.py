@@ -218,7 +218,8 @@ def test_values_reach_dvc_as_they_are(tmp_path: Path) -> None:
 
     values = {"a": [1, 2], "b": "it's at /x y: {1}", "c": 0.25, "d": True, "e": {"f": "g h"}, "h": "", "i": "true"}
     file = tmp_path / "params.yaml"
-    file.write_text(yaml.safe_dump(dict.fromkeys(values) | {"e": {"f": ""}}))
-    apply_overrides(file, [plan.override(key, value).partition(":")[2] for key, value in values.items()])
+    file.write_text(yaml.safe_dump(dict.fromkeys(values) | {"e": {"f": "", "of": "the old one"}}))
+    words = [word for key, value in values.items() for word in plan.overrides(key, value)]
+    apply_overrides(file, [word.partition(":")[2] for word in words])
     assert yaml.safe_load(file.read_text()) == values
-    assert plan.override("a.b", 0.00003) == "params.yaml:a.b=0.00003"
+    assert plan.overrides("a.b", 0.00003) == ["params.yaml:a.b=0.00003"]

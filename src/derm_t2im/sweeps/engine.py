@@ -232,7 +232,8 @@ def _start(sweep: Sweep, found: Found, given: Mapping[str, Any], fresh: list[str
             experiments.remove(reference)  # the name must be free; DVC's cache keeps what it made
     words = ["dvc", "exp", "run", "--temp", "--name", found.experiment, *fresh]
     for key, value in sweep.changes(found.point, given).items():
-        words += ["-S", plan.override(key, value)]
+        for word in plan.overrides(key, value):
+            words += ["-S", word]
     for path in _inputs_outside_git(found.wanted):
         words += ["--copy-paths", path]
     log = folder / f"{found.experiment}.log"

@@ -200,9 +200,11 @@ def parameters(sweep: Sweep, point: Point, given: Mapping[str, Any], base: Mappi
     return values
 
 
-def override(key: str, value: Any) -> str:
-    """One change as ``dvc exp run -S`` takes it (Hydra's grammar)."""
-    return f"{paths.PARAMS}:{key}={_hydra(value)}"
+def overrides(key: str, value: Any) -> list[str]:
+    """One change as words for ``dvc exp run -S`` (Hydra's grammar). A mapping takes the place of the old one."""
+    if isinstance(value, Mapping):  # set alone, its keys would join those that are there
+        return [f"{paths.PARAMS}:~{key}", f"{paths.PARAMS}:+{key}={_hydra(value)}"]
+    return [f"{paths.PARAMS}:{key}={_hydra(value)}"]
 
 
 def _hydra(value: Any) -> str:
