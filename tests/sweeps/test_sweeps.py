@@ -205,7 +205,7 @@ def test_each_sweep_of_ours_says_what_it_asks_and_its_parameters_are_allowed(nam
 
 def test_the_sweeps_that_were_asked_for_are_there() -> None:
     named = {"controls", "fraction", "ratio", "real-images", "seed-images", "method", "sampler", "steps", "guidance",
-             "classes", "generator-seeds", "quick"}  # fmt: skip
+             "classes", "generator-seeds", "generator-seeds-ham10000", "quick"}  # fmt: skip
     assert named <= set(plan.known(ROOT / "sweeps"))
     shares = [point.set["mix.synthetic_fraction"] for point in plan.read("fraction", ROOT / "sweeps").points]
     assert shares == [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]
