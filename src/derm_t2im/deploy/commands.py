@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from derm_t2im import paths
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 PIXELS = 178_000_000  # more than this Pillow takes for a bomb
@@ -23,6 +23,7 @@ SOME_FAILED = 3  # exit code: some images could not be predicted
 
 
 def predict(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(help="Image files, folders, quoted patterns; - reads paths from stdin.", metavar="PATH..."),
@@ -73,7 +74,7 @@ def predict(
         predict_files,
         record,
     )
-    from derm_t2im.deploy.results import COMMIT, Embeddings, Rows
+    from derm_t2im.deploy.results import COMMIT, Embeddings, Rows, alone
     from derm_t2im.deploy.runtime import Predictor
     from derm_t2im.imaging.io import EXTENSIONS
     from derm_t2im.progress import say, track
@@ -98,6 +99,8 @@ def predict(
     places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
     left_out: Counter[str] = Counter()
     files = find_images(places, left_out)
+    if not places:
+        raise UserError("the list on stdin names no file.")
     if not files:
         others = f" ({of_other_kinds(left_out)})" if left_out else ""
         raise UserError(f"no image files below {', '.join(images)}{others}: {', '.join(EXTENSIONS)} are looked for.")
@@ -105,6 +108,9 @@ def predict(
     out = _target("--out", out, inputs) if out else None
     if embeddings:  # its writer is open already, and has written nothing
         _target("--embeddings", embeddings, inputs)
+        context.with_resource(alone(Path(os.path.realpath(embeddings))))
+    if out:
+        context.with_resource(alone(out))
     usable = vectors.start(resume, measure) if vectors else None
     columns = [*record(Prediction(Path(), None), card.classes, card.positive, None), "model"]
     rows = Rows(out, wanted, tag, columns) if out else None
@@ -180,13 +186,15 @@ def _target(option: str, path: Path, inputs: set[Path]) -> Path:
     real = Path(os.path.realpath(path))  # through links: the file that they name is meant
     if real in inputs:
         raise UserError(f"{option} {path} is among what is read: name another file.")
-    if real.exists() and not real.is_file():
-        raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
     try:
+        if real.exists() and not real.is_file():
+            raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
         real.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=real.parent):
             pass
-    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if told := no_room(error, real.parent):
+            raise told from None
         raise UserError(f"{option} {path} cannot be written there ({error.strerror}): name another place.") from None
     return real
 
