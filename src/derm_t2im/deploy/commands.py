@@ -105,9 +105,9 @@ def predict(
         others = f" ({of_other_kinds(left_out)})" if left_out else ""
         raise UserError(f"no image files below {', '.join(images)}{others}: {', '.join(EXTENSIONS)} are looked for.")
     inputs = {Path(os.path.realpath(path)) for path in (*files, chosen)}  # a circle of links is an input, too
-    out = _target("--out", out, inputs) if out else None
+    out = target_file("--out", out, inputs) if out else None
     if embeddings:  # its writer is open already, and has written nothing
-        _target("--embeddings", embeddings, inputs)
+        target_file("--embeddings", embeddings, inputs)
         context.with_resource(alone(Path(os.path.realpath(embeddings))))
     if out:
         context.with_resource(alone(out))
@@ -177,8 +177,8 @@ def predict(
         raise typer.Exit(1 if failed == len(files) else SOME_FAILED)
 
 
-def _target(option: str, path: Path, inputs: set[Path]) -> Path:
-    """Where a table may be written: results take the place of a file whole, so only of one that is no input.
+def target_file(option: str, path: Path, inputs: set[Path]) -> Path:
+    """Where results may be written: they take the place of a file whole, so only of one that is no input.
 
     Raises:
         UserError: for an input, a device, a pipe or a folder, none of which may be replaced.
@@ -188,7 +188,7 @@ def _target(option: str, path: Path, inputs: set[Path]) -> Path:
         raise UserError(f"{option} {path} is among what is read: name another file.")
     try:
         if real.exists() and not real.is_file():
-            raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
+            raise UserError(f"{option} {path} is no regular file: name one, or leave it out.")
         real.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=real.parent):
             pass

@@ -24,6 +24,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         """Nothing listens yet."""
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a broken form is told to its client
         super().__init__(
             uvicorn.Config(
                 create(service), host=host, port=port, log_level="warning", access_log=False, lifespan="on",
