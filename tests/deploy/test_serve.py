@@ -186,6 +186,17 @@ def test_openapi_describes_bodies_answers_and_refusals(server: Server) -> None:
         assert described["responses"][status]["content"]["application/json"]["example"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
+def test_the_memory_of_large_images_is_given_back(model_file: Path) -> None:
+    from PIL import Image
+
+    data = encoded("PNG", Image.new("RGB", (6000, 6000)))
+    with Server(model_file) as running:
+        before = running.counted("process_resident_memory_bytes")
+        assert running.send(*[(str(i), data) for i in range(6)]).status == 200
+        assert running.counted("process_resident_memory_bytes") < before + 150e6
+
+
 def test_metrics_count_images_errors_and_refusals(server: Server) -> None:
     names = ("images_total", "image_errors_total", "refusals_total", "batch_images_count", "request_seconds_count")
     before = {name: server.counted(f"derm_t2im_{name}") for name in names}
@@ -273,6 +284,11 @@ def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:
             assert server.post(GOOD["jpeg"], {**JPEG, **headers}).status == 200
         assert server.get("/healthz").status == server.get("/").status == 200
         assert KEY not in server.get("/").body.decode()
+        described = server.get("/openapi.json").json
+        ways = [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+        assert described["paths"]["/v1/predict"]["post"]["security"] == ways
+        assert described["paths"]["/metrics"]["get"]["security"] == ways
+        assert described["components"]["securitySchemes"]["APIKeyHeader"]["name"] == "X-API-Key"
 
 
 def run(model: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
