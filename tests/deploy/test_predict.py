@@ -272,6 +272,22 @@ def test_a_killed_run_goes_on(
     assert len(table(out)) == 7
 
 
+def test_what_was_computed_before_an_error_is_kept_and_told(
+    folder: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*some: Any, **named: Any) -> Iterator[Prediction]:
+        yield from islice(predict_files(*some, **named), 4)
+        raise UserError("out of memory.")
+
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(predicting, "predict_files", failing)
+    done = run(folder, "--model", model_file, "--out", out)
+    assert str(done.exception) == f"out of memory. The rows so far are kept beside {out}; go on with --resume."
+    assert str(run(folder, "--model", model_file).exception) == "out of memory."
+    monkeypatch.setattr(predicting, "predict_files", predict_files)
+    assert "(2 of them before)" in run(folder, "--model", model_file, "--out", out, "--resume").stderr
+
+
 def stopped(predictor: Predictor, files: list[Path], *rest: Any, after: int, **named: Any) -> Iterator[Prediction]:
     yield from islice(predict_files(predictor, files, *rest, **named), after)
     raise KeyboardInterrupt

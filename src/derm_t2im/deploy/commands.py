@@ -150,6 +150,9 @@ def predict(
                         commit(ready)
         except KeyboardInterrupt:
             stopped = True
+        except UserError as error:  # no more memory, a reader that was killed
+            kept = f" The rows so far are kept beside {asked[0]}; go on with --resume." if rows else ""
+            raise UserError(f"{error}{kept}") from error
         finally:  # what is computed is kept
             if part:
                 commit(part)
