@@ -121,6 +121,12 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1})
 
+    def drop(self, x: float, y: float, *paths: Path) -> None:
+        """Drop files or folders of this machine on the page."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
     def tick(self, number: int, seconds: float = 90) -> None:
         """Tick an image of FiftyOne's grid, which moves while it loads."""
         grid = "[...document.querySelectorAll('[data-cy=looker]')]"

@@ -272,6 +272,22 @@ def test_a_killed_run_goes_on(
     assert len(table(out)) == 7
 
 
+def test_what_was_computed_before_an_error_is_kept_and_told(
+    folder: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*some: Any, **named: Any) -> Iterator[Prediction]:
+        yield from islice(predict_files(*some, **named), 4)
+        raise UserError("out of memory.")
+
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(predicting, "predict_files", failing)
+    done = run(folder, "--model", model_file, "--out", out)
+    assert str(done.exception) == f"out of memory. The rows so far are kept beside {out}; go on with --resume."
+    assert str(run(folder, "--model", model_file).exception) == "out of memory."
+    monkeypatch.setattr(predicting, "predict_files", predict_files)
+    assert "(2 of them before)" in run(folder, "--model", model_file, "--out", out, "--resume").stderr
+
+
 def stopped(predictor: Predictor, files: list[Path], *rest: Any, after: int, **named: Any) -> Iterator[Prediction]:
     yield from islice(predict_files(predictor, files, *rest, **named), after)
     raise KeyboardInterrupt
@@ -405,6 +421,11 @@ def test_odd_arguments_are_one_clear_line(folder: Path, model_file: Path, tmp_pa
     assert "is empty" in str(run("", "--model", model_file).exception)
     blocked = next(path for path in folder.iterdir() if path.is_file()) / "out.csv"
     assert "cannot be written there" in str(run(folder, "--model", model_file, "--out", blocked).exception)
+    long = tmp_path / f"{'x' * 300}" / "out.csv"
+    assert "out.csv cannot be written there (File name too long)" in str(
+        run(folder, "--model", model_file, "--out", long).exception
+    )
+    assert "the list on stdin names no file" in str(run("-", "--model", model_file, stdin=b"\n").exception)
     done = run("-", "--model", model_file, "--out", tmp_path / "o.jsonl", stdin=b"x" * 5000 + b"\n")
     assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
     (row,) = rows_of(tmp_path / "o.jsonl")
@@ -511,6 +532,21 @@ def test_killed_twice_nothing_is_lost_and_nothing_is_there_twice(many: Path, mod
     assert run(many, "--model", model_file, "--out", tmp_path / "whole.csv").exit_code == 3
     assert sorted(table(out), key=str) == sorted(table(tmp_path / "whole.csv"), key=str)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_two_runs_do_not_write_one_file(many: Path, folder: Path, model_file: Path, tmp_path: Path) -> None:
+    out, vectors = tmp_path / "out.csv", tmp_path / "vectors.parquet"
+    first = started(many, "--model", model_file, "--out", out, "--embeddings", vectors)
+    has_written(first, tmp_path / ".out.csv.rows", 1)
+    first.send_signal(signal.SIGSTOP)
+    for more in (("--out", out), ("--out", out, "--resume"), ("--embeddings", vectors)):
+        second = run(folder, "--model", model_file, *more)
+        assert str(second.exception).startswith(f"{more[1]} is being written by another run"), more
+    first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=120)
+    assert first.returncode == 3 and len(table(out)) == 2000 and pq.read_metadata(vectors).num_rows == 999
+    assert not list(tmp_path.glob(".*"))
+    assert run(folder, "--model", model_file, "--out", out).exit_code == 3 and len(table(out)) == 6
 
 
 def test_interrupted_by_hand_it_says_what_is_kept(many: Path, model_file: Path, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_requests_that_are_none(server: Server, body: bytes, kind: str, status: 
     reply = server.post(body, {"Content-Type": kind} if kind else {})
     assert reply.status == status and (not error or reply.json["error"] == error)
     assert reply.json["detail"]
+    assert server.said[-1].startswith("serving on ")  # no client fills the log
 
 
 def test_limits_are_kept_while_reading(server: Server) -> None:
@@ -183,6 +184,17 @@ def test_openapi_describes_bodies_answers_and_refusals(server: Server) -> None:
     assert {"200", "400", "401", "408", "413", "415", "422", "429", "503"} <= set(described["responses"])
     for status in ("400", "422", "429"):
         assert described["responses"][status]["content"]["application/json"]["example"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
+def test_the_memory_of_large_images_is_given_back(model_file: Path) -> None:
+    from PIL import Image
+
+    data = encoded("PNG", Image.new("RGB", (6000, 6000)))
+    with Server(model_file) as running:
+        before = running.counted("process_resident_memory_bytes")
+        assert running.send(*[(str(i), data) for i in range(6)]).status == 200
+        assert running.counted("process_resident_memory_bytes") < before + 150e6
 
 
 def test_metrics_count_images_errors_and_refusals(server: Server) -> None:
@@ -272,6 +284,11 @@ def test_a_key_is_asked_for(model_file: Path, tmp_path: Path) -> None:
             assert server.post(GOOD["jpeg"], {**JPEG, **headers}).status == 200
         assert server.get("/healthz").status == server.get("/").status == 200
         assert KEY not in server.get("/").body.decode()
+        described = server.get("/openapi.json").json
+        ways = [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+        assert described["paths"]["/v1/predict"]["post"]["security"] == ways
+        assert described["paths"]["/metrics"]["get"]["security"] == ways
+        assert described["components"]["securitySchemes"]["APIKeyHeader"]["name"] == "X-API-Key"
 
 
 def run(model: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -350,6 +367,8 @@ def test_the_page_shows_what_the_service_says(exported: bytes, tmp_path: Path, k
     model = tmp_path / "model.onnx"
     known = verify.operating(np.repeat([0.2, 0.9], 50), np.arange(100) % 10 > 0, 0.5)  # 45 of 90, 5 of 10
     model.write_bytes(models.sealed(exported, operating=Operating(**known).model_dump()))
+    picture = tmp_path / "lesion.png"
+    picture.write_bytes(encoded("PNG"))
     env = {"DERM_T2IM_API_KEY": key} if key else {}
     with Server(model, env=env) as server, Browser(width, 1100) as page:
         page.open(server.url)
@@ -377,3 +396,11 @@ def test_the_page_shows_what_the_service_says(exported: bytes, tmp_path: Path, k
         page.screenshot(tmp_path / "page.png")
         assert all(url.startswith((server.url, "blob:", "data:")) for url in page.requests), page.requests
         assert not [one for one in page.complaints if "blob:" not in one], page.complaints
+        page.drop(width / 2, 20, tmp_path)
+        page.wait_for("document.querySelector('#status').innerText.startsWith('3 of 3 done, 2 with an error')")
+        assert "cannot be read: a folder" in page.run("document.querySelector('#results').innerText")
+        server.process.terminate()
+        server.process.wait(30)
+        page.drop(width / 2, 20, picture)
+        page.wait_for("document.querySelector('#status').innerText.startsWith('4 of 4 done, 3 with an error')")
+        assert "does not answer: is it still running?" in page.run("document.querySelector('#results').innerText")

@@ -172,6 +172,17 @@ def test_folders_are_looked_at_with_the_model(tmp_path: Path, model_file: Path) 
     assert found["drift"] and found["threshold"] == models.card(models.network()).threshold
 
 
+def test_no_result_takes_the_place_of_what_is_read(tmp_path: Path) -> None:
+    ref, new = (write(tmp_path / f"{name}.parquet", table(seed)) for seed, name in enumerate(("ref", "new")))
+    kept = [path.read_bytes() for path in (ref, new)]
+    (tmp_path / "link.json").symlink_to(ref)
+    for more in (("--html", ref), ("--out", tmp_path / "link.json"), ("--out", new)):
+        assert f"{more[0]} {more[1]} is among what is read" in complaint(ref, new, *more)
+    assert "are the same file" in complaint(ref, new, "--out", tmp_path / "x", "--html", tmp_path / "x")
+    assert "cannot be written there" in complaint(ref, new, "--out", ref / "x.json")
+    assert [path.read_bytes() for path in (ref, new)] == kept
+
+
 def test_a_folder_without_images(tmp_path: Path, model_file: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no image files" in complaint(tmp_path / "empty", tmp_path / "empty", "--model", model_file)

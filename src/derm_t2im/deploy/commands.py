@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from derm_t2im import paths
-from derm_t2im.errors import UserError
+from derm_t2im.errors import UserError, no_room
 
 INTERRUPTED = 130  # exit code, as shells have it for SIGINT
 PIXELS = 178_000_000  # more than this Pillow takes for a bomb
@@ -23,6 +23,7 @@ SOME_FAILED = 3  # exit code: some images could not be predicted
 
 
 def predict(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(help="Image files, folders, quoted patterns; - reads paths from stdin.", metavar="PATH..."),
@@ -73,7 +74,7 @@ def predict(
         predict_files,
         record,
     )
-    from derm_t2im.deploy.results import COMMIT, Embeddings, Rows
+    from derm_t2im.deploy.results import COMMIT, Embeddings, Rows, alone
     from derm_t2im.deploy.runtime import Predictor
     from derm_t2im.imaging.io import EXTENSIONS
     from derm_t2im.progress import say, track
@@ -98,13 +99,18 @@ def predict(
     places = [p for place in images for p in (listed(sys.stdin.buffer.read()) if place == "-" else [Path(place)])]
     left_out: Counter[str] = Counter()
     files = find_images(places, left_out)
+    if not places:
+        raise UserError("the list on stdin names no file.")
     if not files:
         others = f" ({of_other_kinds(left_out)})" if left_out else ""
         raise UserError(f"no image files below {', '.join(images)}{others}: {', '.join(EXTENSIONS)} are looked for.")
     inputs = {Path(os.path.realpath(path)) for path in (*files, chosen)}  # a circle of links is an input, too
-    out = _target("--out", out, inputs) if out else None
+    out = target_file("--out", out, inputs) if out else None
     if embeddings:  # its writer is open already, and has written nothing
-        _target("--embeddings", embeddings, inputs)
+        target_file("--embeddings", embeddings, inputs)
+        context.with_resource(alone(Path(os.path.realpath(embeddings))))
+    if out:
+        context.with_resource(alone(out))
     usable = vectors.start(resume, measure) if vectors else None
     columns = [*record(Prediction(Path(), None), card.classes, card.positive, None), "model"]
     rows = Rows(out, wanted, tag, columns) if out else None
@@ -144,6 +150,9 @@ def predict(
                         commit(ready)
         except KeyboardInterrupt:
             stopped = True
+        except UserError as error:  # no more memory, a reader that was killed
+            kept = f" The rows so far are kept beside {asked[0]}; go on with --resume." if rows else ""
+            raise UserError(f"{error}{kept}") from error
         finally:  # what is computed is kept
             if part:
                 commit(part)
@@ -171,8 +180,8 @@ def predict(
         raise typer.Exit(1 if failed == len(files) else SOME_FAILED)
 
 
-def _target(option: str, path: Path, inputs: set[Path]) -> Path:
-    """Where a table may be written: results take the place of a file whole, so only of one that is no input.
+def target_file(option: str, path: Path, inputs: set[Path]) -> Path:
+    """Where results may be written: they take the place of a file whole, so only of one that is no input.
 
     Raises:
         UserError: for an input, a device, a pipe or a folder, none of which may be replaced.
@@ -180,13 +189,15 @@ def _target(option: str, path: Path, inputs: set[Path]) -> Path:
     real = Path(os.path.realpath(path))  # through links: the file that they name is meant
     if real in inputs:
         raise UserError(f"{option} {path} is among what is read: name another file.")
-    if real.exists() and not real.is_file():
-        raise UserError(f"{option} {path} is no regular file: name one, or leave --out out and redirect stdout.")
     try:
+        if real.exists() and not real.is_file():
+            raise UserError(f"{option} {path} is no regular file: name one, or leave it out.")
         real.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=real.parent):
             pass
-    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if told := no_room(error, real.parent):
+            raise told from None
         raise UserError(f"{option} {path} cannot be written there ({error.strerror}): name another place.") from None
     return real
 

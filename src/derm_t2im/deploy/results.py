@@ -2,15 +2,17 @@
 
 Until a run is finished its rows lie beside the file to be, in ``.NAME.rows`` (JSON lines, whatever the
 format asked for), its embeddings in the folder ``.NAME.parts``. Embeddings are written before their rows, so
-a row that is there needs nothing more.
+a row that is there needs nothing more. While a run lasts, ``.NAME.lock`` keeps others from the same file.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +271,32 @@ def _to_npz(tables: list[pa.Table], model: str) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Keep other runs from ``target``; the lock goes with the process, its empty file with the next run at the latest.
+
+    Raises:
+        UserError: if another run is writing it.
+    """
+    lock = target.with_name(f".{target.name}.lock")
+    with ExitStack() as held:
+        while True:
+            file = held.enter_context(lock.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{target} is being written by another run: wait for it, or name another file."
+                ) from None
+            except OSError:  # a file system that has no locks
+                pass
+            with suppress(FileNotFoundError):  # a run that ended just now has removed what is locked here
+                if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    break
+        held.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 @contextmanager

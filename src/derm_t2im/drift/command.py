@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,7 @@ def drift(
     allow_cpu: Annotated[bool, typer.Option("--allow-cpu", help="Go on with the CPU if CUDA does not load.")] = False,
 ) -> None:
     """Compare two sets of images: features, scores, artefacts, skin tone."""
-    from derm_t2im.deploy.commands import default_model
+    from derm_t2im.deploy.commands import default_model, target_file
     from derm_t2im.drift import sets, words
     from derm_t2im.drift.compare import compare
     from derm_t2im.progress import say
@@ -54,6 +55,10 @@ def drift(
 
         return Predictor(model or default_model(), device=device, allow_cpu=allow_cpu)  # type: ignore[arg-type]
 
+    read = {Path(os.path.realpath(path)) for path in (ref, new, model) if path}
+    targets = [target_file(option, path, read) for option, path in (("--out", out), ("--html", html)) if path]
+    if len(targets) > len(set(targets)):
+        raise UserError(f"--out and --html are the same file, {out}.")
     first, second = sets.load(ref, predictor), sets.load(new, predictor)
     if threshold is None and (model is not None or ref.is_dir() or new.is_dir()):
         card = predictor().card

@@ -64,7 +64,9 @@ def load(path: Path, model: Callable[[], Predictor]) -> Set:
         raise UserError(f"{path} is missing: give a folder of images, or a file of `derm-t2im predict --embeddings`.")
     if found.n < LEAST:
         bad = f" ({sum(found.unusable.values())} more cannot be read)" if found.unusable else ""
-        raise UserError(f"{path} has {found.n} usable images{bad}: a comparison needs at least {LEAST}.")
+        raise UserError(
+            f"{path} has {found.n} usable image{'' if found.n == 1 else 's'}{bad}: a comparison needs at least {LEAST}."
+        )
     return found
 
 

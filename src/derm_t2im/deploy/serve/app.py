@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteError
 
 from derm_t2im import __version__, runtime
@@ -161,6 +162,9 @@ def create(service: Service) -> FastAPI:
     )  # fmt: skip
     app.add_middleware(_Counted, service=service)
     html, policy = page.render(service.card, service.limits, bool(service.key))
+    # For the OpenAPI document alone: `check_key` is what refuses.
+    ways = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False)) if service.key else ()
+    keyed = [Depends(way) for way in ways]
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
@@ -182,7 +186,7 @@ def create(service: Service) -> FastAPI:
 
     @app.post(
         "/v1/predict", response_model=Answer, responses=RESPONSES, openapi_extra={"requestBody": BODY},
-        summary="Class probabilities of one image or several",
+        summary="Class probabilities of one image or several", dependencies=keyed,
     )  # fmt: skip
     async def predict(request: Request) -> JSONResponse:
         """Send one image as the body, or several as files of a form; each gets a result or an error of its own."""
@@ -199,7 +203,9 @@ def create(service: Service) -> FastAPI:
         service.admit()
         return {"status": "ready"}
 
-    @app.get("/metrics", summary="Counters for Prometheus", responses={401: RESPONSES[401]})
+    @app.get(
+        "/metrics", summary="Counters for Prometheus", responses={401: RESPONSES[401]}, dependencies=keyed,
+    )  # fmt: skip
     async def metrics(request: Request) -> Response:
         service.check_key(request)
         text, kind = service.metrics.text()

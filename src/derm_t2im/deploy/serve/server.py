@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import socket
 from types import FrameType
@@ -24,6 +26,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         """Nothing listens yet."""
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a broken form is told to its client
         super().__init__(
             uvicorn.Config(
                 create(service), host=host, port=port, log_level="warning", access_log=False, lifespan="on",
@@ -73,12 +76,19 @@ def _many(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
+def _give_memory_back() -> None:
+    """Keep glibc from keeping the memory of large images: after a few of 40 million pixels it holds a gigabyte."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
+        ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+
+
 def run(service: Service, host: str, port: int) -> None:
     """Serve until a signal.
 
     Raises:
         UserError: if the address cannot be listened on.
     """
+    _give_memory_back()
     server = Server(service, host, port)
     try:
         server.run()

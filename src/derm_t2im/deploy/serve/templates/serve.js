@@ -13,6 +13,7 @@
     return made;
   };
   const megabytes = (bytes) => `${(bytes / 1048576).toFixed(1)} MB`;
+  const readable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false);
   const wait = (seconds) => new Promise((go) => setTimeout(go, 1000 * seconds));
 
   const ask = async (file) => {
@@ -28,7 +29,8 @@
         await wait(Number(answer.headers.get("Retry-After") || 1));
         continue;
       }
-      const said = await answer.json();
+      // Something before the service, such as a proxy, answers in words of its own.
+      const said = await answer.json().catch(() => ({ detail: `refused before it reached the service (status ${answer.status})` }));
       if (!said.results) throw new Error(said.detail);
       return said;
     }
@@ -84,8 +86,12 @@
       show(said, await ask(file));
     } catch (error) {
       failed += 1;
-      // fetch itself fails with a TypeError, whose words are the browser's own.
-      const why = error instanceof TypeError ? "the service does not answer: is it still running?" : error.message;
+      let why = error.message;
+      if (error instanceof TypeError) { // of fetch itself, in the browser's own words
+        why = await readable(file)
+          ? "the service does not answer: is it still running?"
+          : "cannot be read: a folder, or a file that is gone. Drop the image files themselves";
+      }
       said.append(make("p", why, "bad"));
     }
     done += 1;
@@ -94,6 +100,7 @@
 
   const take = async (chosen) => {
     const left = [...chosen];
+    if (!left.length) return;
     if (form.dataset.key === "yes" && !form.reportValidity()) return;
     total += left.length;
     tell();
