@@ -40,6 +40,7 @@ from derm_t2im.classify import data
 from derm_t2im.classify import train as training
 from derm_t2im.imaging.io import read_rgb, square, write_png
 from derm_t2im.sources import phantom
+from derm_t2im.state import hash_file
 
 CLASSES = ("benign", "malignant")
 SMOOTHING = 0.05
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def files(folder: Path, size: int, n: int) -> pd.DataFrame:
-    """Images in sub-folders by class, as timm reads them, and the table of them: image_id, path, label."""
+    """Images in sub-folders by class, as timm reads them, and the table of them: image_id, path, sha256, label."""
     released = sorted((DATA / "ham10000-224" / "images").glob("*.jpg"))[:n]
     rows = []
     for i in range(n):
@@ -96,7 +97,7 @@ def files(folder: Path, size: int, n: int) -> pd.DataFrame:
             path.write_bytes(released[i % len(released)].read_bytes())
         else:
             write_png(path, square(read_rgb(released[i % len(released)]), size))
-        rows.append({"image_id": f"{i:04d}", "path": str(path), "label": label})
+        rows.append({"image_id": f"{i:04d}", "path": str(path), "sha256": hash_file(path), "label": label})
     return pd.DataFrame(rows).sort_values("path", ignore_index=True)
 
 
