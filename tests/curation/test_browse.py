@@ -221,6 +221,40 @@ def test_of_two_apps_at_once_one_loses_its_database_and_no_decision(project):
 
 
 @pytest.mark.fiftyone
+def test_a_killed_app_and_one_that_cannot_write_the_table_lose_no_decision(project):
+    table = project / paths.REVIEW_DECISIONS
+    table.unlink(missing_ok=True)
+    first, second, third = manifest.read(project / paths.CURATED_MANIFEST)["image_id"][:3]
+    killed = opened(project, "--reviewer", "eve")
+    tag(killed, first, "discard: two lesions")
+    tag(killed, second, "keep")
+    time.sleep(browse.LOOK_SECONDS + 2)
+    killed.process.kill()
+    killed.process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while notes(project) and time.monotonic() < end:
+        time.sleep(0.2)
+    code, said = run(project, "review", "pull")
+    assert code == 0 and "From an App that was killed: 2 decisions of eve new or changed" in said
+    found = [(d.image_id, d.decision, d.reason, d.reviewer) for d in review.read(table)]
+    assert found == [(first, "discard", "two lesions", "eve"), (second, "keep", "", "eve")]
+    assert run(project, "review", "pull")[0] == 1  # once
+
+    barred = opened(project, "--reviewer", "eve")
+    tag(barred, third, "keep")
+    time.sleep(browse.LOOK_SECONDS + 2)
+    good = table.read_text()
+    table.write_text("<<<<<<< HEAD\n" + good)  # a merge under way
+    barred.process.send_signal(signal.SIGHUP)  # the terminal is closed
+    said = barred.process.communicate(timeout=60)[1]
+    assert barred.process.returncode == 1 and "Traceback" not in said, said
+    table.write_text(good)
+    code, said = run(project, "review", "pull")
+    assert code == 0 and "1 decisions of eve new or changed" in said
+    assert {d.image_id for d in review.read(table)} == {first, second, third}
+
+
+@pytest.mark.fiftyone
 def test_without_an_open_app_there_is_nothing_to_pull(tmp_path):
     assert run(tmp_path, "review", "pull", "--reviewer", "ann") == (
         1,

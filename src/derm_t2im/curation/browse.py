@@ -159,16 +159,25 @@ def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:
 
 
 def wait(opened: Room) -> bool:
-    """Until Ctrl-C or a polite kill (True), or until the database is gone (False); keeps the tags in sight."""
+    """Until Ctrl-C, a polite kill or the terminal's end (True), or until the database is gone (False).
+
+    Keeps the tags in sight, and a copy of them in a file.
+    """
     done = threading.Event()
-    before = {number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which is nohup's wish
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: done.set()) for number in numbers}
     unanswered = 0
     try:
         while True:
             ended = done.wait(LOOK_SECONDS)
             try:
-                opened.tagged = sessions.tags(opened.about)
-                unanswered = 0
+                now, unanswered = sessions.tags(opened.about), 0
+                if now != opened.tagged:
+                    opened.tagged = now
+                    with contextlib.suppress(OSError):  # a full disk: they are still written at the end, or not at all
+                        sessions.keep(now, opened.about["reviewer"])
             except LookupError:
                 unanswered += 1  # a busy machine, or a server of somebody else that starts anew
                 if ended or database.connect().ended or unanswered == _UNANSWERED:
