@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from derm_t2im import paths
 from derm_t2im.curation import review
 from derm_t2im.curation.review import Decision
 from derm_t2im.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 HEADER = "image_id,decision,reason,reviewer,date\n"
 POOL = pd.DataFrame({"image_id": ["s1", "s2", "s3"], "sha256": ["aa", "bb", "cc"]})
 
@@ -55,6 +61,27 @@ def test_reviewers_who_differ_are_shown_and_neither_is_obeyed():
     verdicts = review.settle([say(), say(decision="discard", reviewer="bob"), say("s2")], POOL)
     assert verdicts.conflicts == ["s1"]
     assert list(verdicts.counting) == ["s2"]
+
+
+def test_git_merges_the_rows_of_two_reviewers(tmp_path):
+    """Each decides on a branch; neither row is lost, and none is marked by Git as a conflict."""
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], cwd=tmp_path, check=True)
+
+    table = tmp_path / paths.REVIEW_DECISIONS
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    review.add(table, [])
+    git("init", "-q", "-b", "main")
+    git("add", ".")
+    git("commit", "-qm", "start")
+    for branch, decision, reviewer in (("one", "keep", "ann"), ("two", "discard", "bob")):
+        git("checkout", "-q", "-b", branch, "main")
+        review.add(table, [say("s1", decision, reviewer), say("s2", "keep", reviewer)])
+        git("commit", "-qam", branch)
+    git("merge", "-q", "-m", "both", "one")
+    verdicts = review.settle(review.read(table), POOL)
+    assert (verdicts.given, verdicts.conflicts, list(verdicts.counting)) == (4, ["s1"], ["s2"])
 
 
 def test_reviewers_who_agree_count_once():
