@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from derm_t2im import paths
+from derm_t2im import manifest, paths
 from derm_t2im.curation import review
 from derm_t2im.curation.review import Decision
 from derm_t2im.errors import UserError
@@ -82,6 +83,20 @@ def test_git_merges_the_rows_of_two_reviewers(tmp_path):
     git("merge", "-q", "-m", "both", "one")
     verdicts = review.settle(review.read(table), POOL)
     assert (verdicts.given, verdicts.conflicts, list(verdicts.counting)) == (4, ["s1"], ["s2"])
+
+
+def test_what_several_processes_write_at_once_is_all_kept(tmp_path):
+    pool = POOL.assign(path="a.png", kind="synthetic", label="benign")
+    manifest.write(pool, tmp_path / paths.SYNTHETIC_MANIFEST)
+    code = "from derm_t2im.cli import main; main()"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "review", "add", "s1", "keep", "--reviewer", f"r{i}"], cwd=tmp_path
+        )
+        for i in range(6)
+    ]
+    assert [one.wait(timeout=120) for one in writers] == [0] * 6
+    assert {d.reviewer for d in review.read(tmp_path / paths.REVIEW_DECISIONS)} == {f"r{i}" for i in range(6)}
 
 
 def test_reviewers_who_agree_count_once():

@@ -144,7 +144,7 @@ def add(
 ) -> None:
     """Write one decision to data/review/decisions.csv."""
     from derm_t2im import manifest
-    from derm_t2im.curation import review
+    from derm_t2im.curation import review, sessions
 
     if decision not in (review.KEEP, review.DISCARD):
         raise UserError(f"The decision is {decision!r}; allowed: {review.KEEP}, {review.DISCARD}.")
@@ -155,7 +155,7 @@ def add(
     digest = str(row["sha256"].iat[0]) if "sha256" in row.columns else ""
     today = datetime.now(UTC).date().isoformat()
     said = review.Decision(image_id, decision, reason, _reviewer(reviewer), today, digest)
-    changed = review.add(paths.REVIEW_DECISIONS, [said])
+    changed = sessions.write(paths.REVIEW_DECISIONS, [said])
     say(f"{'Written to' if changed else 'Already in'} {paths.REVIEW_DECISIONS}: {decision} {image_id}")
 
 

@@ -7,6 +7,7 @@ the table: an App that is killed, or cannot write the table, loses no decision.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +85,19 @@ def take(tagged: list[Tagged], reviewer: str, table: Path) -> tuple[int, list[st
     """
     today = datetime.now(UTC).date().isoformat()
     found, both = room.decisions(tagged, reviewer, today)
-    return (review.add(table, found) if found else 0), both
+    return (write(table, found) if found else 0), both
+
+
+def write(table: Path, said: list[review.Decision]) -> int:
+    """Put decisions into the table, one process at a time: what two write at once would be lost for one of them.
+
+    Returns:
+        How many were new or different.
+    """
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "review.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return review.add(table, said)
 
 
 def recover(table: Path) -> list[tuple[str, int, list[str]]]:
