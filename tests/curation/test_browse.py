@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -252,6 +253,20 @@ def test_a_killed_app_and_one_that_cannot_write_the_table_lose_no_decision(proje
     code, said = run(project, "review", "pull")
     assert code == 0 and "1 decisions of eve new or changed" in said
     assert {d.image_id for d in review.read(table)} == {first, second, third}
+
+
+@pytest.mark.fiftyone
+def test_a_crashed_server_of_the_app_is_said_and_what_was_tagged_is_written(project):
+    app = opened(project, "--reviewer", "fay")
+    name = manifest.read(project / paths.CURATED_MANIFEST)["image_id"].iat[5]
+    tag(app, name, "keep")
+    below = psutil.Process(app.process.pid).children(recursive=True)
+    (server,) = (one.pid for one in below if one.cmdline()[1:2] == ["main.py"])
+    os.kill(server, signal.SIGKILL)
+    said = app.process.communicate(timeout=90)[1]
+    assert app.process.returncode == 1
+    assert "Error: the App's server ended" in said and "Traceback" not in said
+    assert (name, "fay") in [(d.image_id, d.reviewer) for d in review.read(project / paths.REVIEW_DECISIONS)]
 
 
 @pytest.mark.fiftyone

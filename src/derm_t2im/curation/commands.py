@@ -66,11 +66,11 @@ def browse(
             say(opened.note)
         if open_:
             webbrowser.open(opened.url)
-        in_order = room.wait(opened)
-        if not in_order:
+        ended = room.wait(opened)
+        if ended:
             say(
-                "Error: the App's database ended (killed, or the disk is full). What was tagged in its last seconds "
-                "may be lost: run `derm-t2im browse` again."
+                f"Error: the App's {ended} ended (killed, or memory or disk ran out). What was tagged in its last "
+                "seconds may be lost: run `derm-t2im browse` again."
             )
         changed, both = sessions.take(opened.tagged, name, paths.REVIEW_DECISIONS)
         sessions.written()
@@ -78,7 +78,7 @@ def browse(
     if changed:
         say(f"{changed} decisions of {name} written to {paths.REVIEW_DECISIONS}: `dvc repro curate` obeys them.")
     _say_conflicts()
-    if not in_order:
+    if ended:
         raise typer.Exit(1)
 
 
