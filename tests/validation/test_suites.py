@@ -340,3 +340,15 @@ def test_missing_values_of_a_manifest_as_it_is_read_are_named_in_words_and_numbe
         gate.hold(checked, tmp_path / "docs", tmp_path / "validation.json")
     failures = json.loads((tmp_path / "validation.json").read_text())["failures"]
     assert {f["column"]: f["observed"] for f in failures}["prompt"] is None
+
+
+def test_images_made_elsewhere_may_tell_nothing_of_how():
+    made = synthetic().drop(columns=["prompt", "seed", "sampler", "lora_sha256"])
+    (suite,) = (
+        one
+        for one in suites.all_suites(real(), made, {*real()["image_id"], *made["image_id"]}, fidelity(), SETTINGS)
+        if one.name == "synthetic-images"
+    )
+    graveness = {o.rule.column: o.rule.severity for o in expectations.run([suite]) if not o.passed}
+    told_nothing = {column: "warning" for column in ("prompt", "seed", "sampler")}
+    assert {column: graveness.get(column) for column in told_nothing} == told_nothing
