@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +219,54 @@ def test_of_two_apps_at_once_one_loses_its_database_and_no_decision(project):
         for one in both:
             one.process.kill()
             one.process.communicate(timeout=60)
+
+
+@pytest.mark.fiftyone
+def test_a_killed_app_and_one_that_cannot_write_the_table_lose_no_decision(project):
+    table = project / paths.REVIEW_DECISIONS
+    table.unlink(missing_ok=True)
+    first, second, third = manifest.read(project / paths.CURATED_MANIFEST)["image_id"][:3]
+    killed = opened(project, "--reviewer", "eve")
+    tag(killed, first, "discard: two lesions")
+    tag(killed, second, "keep")
+    time.sleep(browse.LOOK_SECONDS + 2)
+    killed.process.kill()
+    killed.process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while notes(project) and time.monotonic() < end:
+        time.sleep(0.2)
+    code, said = run(project, "review", "pull")
+    assert code == 0 and "From an App that was killed: 2 decisions of eve new or changed" in said
+    found = [(d.image_id, d.decision, d.reason, d.reviewer) for d in review.read(table)]
+    assert found == [(first, "discard", "two lesions", "eve"), (second, "keep", "", "eve")]
+    assert run(project, "review", "pull")[0] == 1  # once
+
+    barred = opened(project, "--reviewer", "eve")
+    tag(barred, third, "keep")
+    time.sleep(browse.LOOK_SECONDS + 2)
+    good = table.read_text()
+    table.write_text("<<<<<<< HEAD\n" + good)  # a merge under way
+    barred.process.send_signal(signal.SIGHUP)  # the terminal is closed
+    said = barred.process.communicate(timeout=60)[1]
+    assert barred.process.returncode == 1 and "Traceback" not in said, said
+    table.write_text(good)
+    code, said = run(project, "review", "pull")
+    assert code == 0 and "1 decisions of eve new or changed" in said
+    assert {d.image_id for d in review.read(table)} == {first, second, third}
+
+
+@pytest.mark.fiftyone
+def test_a_crashed_server_of_the_app_is_said_and_what_was_tagged_is_written(project):
+    app = opened(project, "--reviewer", "fay")
+    name = manifest.read(project / paths.CURATED_MANIFEST)["image_id"].iat[5]
+    tag(app, name, "keep")
+    below = psutil.Process(app.process.pid).children(recursive=True)
+    (server,) = (one.pid for one in below if one.cmdline()[1:2] == ["main.py"])
+    os.kill(server, signal.SIGKILL)
+    said = app.process.communicate(timeout=90)[1]
+    assert app.process.returncode == 1
+    assert "Error: the App's server ended" in said and "Traceback" not in said
+    assert (name, "fay") in [(d.image_id, d.reviewer) for d in review.read(project / paths.REVIEW_DECISIONS)]
 
 
 @pytest.mark.fiftyone

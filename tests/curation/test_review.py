@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from derm_t2im import manifest, paths
 from derm_t2im.curation import review
 from derm_t2im.curation.review import Decision
 from derm_t2im.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 HEADER = "image_id,decision,reason,reviewer,date\n"
 POOL = pd.DataFrame({"image_id": ["s1", "s2", "s3"], "sha256": ["aa", "bb", "cc"]})
 
@@ -55,6 +62,41 @@ def test_reviewers_who_differ_are_shown_and_neither_is_obeyed():
     verdicts = review.settle([say(), say(decision="discard", reviewer="bob"), say("s2")], POOL)
     assert verdicts.conflicts == ["s1"]
     assert list(verdicts.counting) == ["s2"]
+
+
+def test_git_merges_the_rows_of_two_reviewers(tmp_path):
+    """Each decides on a branch; neither row is lost, and none is marked by Git as a conflict."""
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], cwd=tmp_path, check=True)
+
+    table = tmp_path / paths.REVIEW_DECISIONS
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    review.add(table, [])
+    git("init", "-q", "-b", "main")
+    git("add", ".")
+    git("commit", "-qm", "start")
+    for branch, decision, reviewer in (("one", "keep", "ann"), ("two", "discard", "bob")):
+        git("checkout", "-q", "-b", branch, "main")
+        review.add(table, [say("s1", decision, reviewer), say("s2", "keep", reviewer)])
+        git("commit", "-qam", branch)
+    git("merge", "-q", "-m", "both", "one")
+    verdicts = review.settle(review.read(table), POOL)
+    assert (verdicts.given, verdicts.conflicts, list(verdicts.counting)) == (4, ["s1"], ["s2"])
+
+
+def test_what_several_processes_write_at_once_is_all_kept(tmp_path):
+    pool = POOL.assign(path="a.png", kind="synthetic", label="benign")
+    manifest.write(pool, tmp_path / paths.SYNTHETIC_MANIFEST)
+    code = "from derm_t2im.cli import main; main()"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "review", "add", "s1", "keep", "--reviewer", f"r{i}"], cwd=tmp_path
+        )
+        for i in range(6)
+    ]
+    assert [one.wait(timeout=120) for one in writers] == [0] * 6
+    assert {d.reviewer for d in review.read(tmp_path / paths.REVIEW_DECISIONS)} == {f"r{i}" for i in range(6)}
 
 
 def test_reviewers_who_agree_count_once():

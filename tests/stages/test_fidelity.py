@@ -52,6 +52,13 @@ def test_without_held_out_images_there_is_a_clear_error(world):
         fidelity.run()
 
 
+def test_one_synthetic_image_is_a_clear_error(world):
+    small_world.change(paths.SYNTHETIC_MANIFEST, lambda table: table.head(1))
+    embed.run()
+    with pytest.raises(UserError, match=r"two images or more on both sides: \d+ held-out, 1 synthetic"):
+        fidelity.run()
+
+
 def test_without_features_the_stage_to_run_is_named(world):
     with pytest.raises(UserError, match="dvc repro embed"):
         fidelity.run()

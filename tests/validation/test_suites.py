@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from derm_t2im.errors import UserError
 from derm_t2im.imaging import inline, io
 from derm_t2im.params.validate import Validate
 from derm_t2im.validation import data_suites, docs, expectations, gate, suites
@@ -327,3 +328,27 @@ def test_pictures_stand_beside_the_ids_that_fail(check, tmp_path):
     assert [one for one in shown if "s06" in one and "data:image/jpeg" in one]
     assert [one for one in shown if "no picture" in one and "s07" in one and "gone.png" in one]
     assert "What to do: run `dvc repro generate`." in page
+
+
+def test_missing_values_of_a_manifest_as_it_is_read_are_named_in_words_and_numbers(tmp_path):
+    """A set of one class, one of whose images tells no prompt."""
+    made = synthetic()
+    made = made[made["label"] == "benign"].astype({"prompt": "string"})
+    made.loc[made.index[2], "prompt"] = pd.NA
+    checked = suites.all_suites(real(), made, {*real()["image_id"], *made["image_id"]}, fidelity(), SETTINGS)
+    with pytest.raises(UserError, match=f"every image knows its prompt; 1 of 10 break it: {made['image_id'].iat[2]}"):
+        gate.hold(checked, tmp_path / "docs", tmp_path / "validation.json")
+    failures = json.loads((tmp_path / "validation.json").read_text())["failures"]
+    assert {f["column"]: f["observed"] for f in failures}["prompt"] is None
+
+
+def test_images_made_elsewhere_may_tell_nothing_of_how():
+    made = synthetic().drop(columns=["prompt", "seed", "sampler", "lora_sha256"])
+    (suite,) = (
+        one
+        for one in suites.all_suites(real(), made, {*real()["image_id"], *made["image_id"]}, fidelity(), SETTINGS)
+        if one.name == "synthetic-images"
+    )
+    graveness = {o.rule.column: o.rule.severity for o in expectations.run([suite]) if not o.passed}
+    told_nothing = {column: "warning" for column in ("prompt", "seed", "sampler")}
+    assert {column: graveness.get(column) for column in told_nothing} == told_nothing

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from derm_t2im import manifest, paths
 from derm_t2im.curation import context, database, review, room, sessions
@@ -26,6 +27,7 @@ _DATASET = "curated"
 _ATTEMPTS = 3
 _PLUGIN = Path(__file__).parent / "plugin"
 _UNANSWERED = 10
+_REFUSED = 2
 LOOK_SECONDS = 2.0  # between looks at the tags: what a crash of the database can cost
 
 
@@ -158,23 +160,47 @@ def _launch(fo: Any, dataset: Any, port: int, address: str) -> Any:
     )
 
 
-def wait(opened: Room) -> bool:
-    """Until Ctrl-C or a polite kill (True), or until the database is gone (False); keeps the tags in sight."""
+def wait(opened: Room) -> str:
+    """Until Ctrl-C, a polite kill or the terminal's end (nothing), or a server's end: what ended.
+
+    Keeps the tags in sight, and a copy of them in a file.
+    """
     done = threading.Event()
-    before = {number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    unanswered = 0
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which is nohup's wish
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: done.set()) for number in numbers}
+    unanswered = refused = 0
     try:
         while True:
             ended = done.wait(LOOK_SECONDS)
             try:
-                opened.tagged = sessions.tags(opened.about)
-                unanswered = 0
+                now, unanswered = sessions.tags(opened.about), 0
+                if now != opened.tagged:
+                    opened.tagged = now
+                    with contextlib.suppress(OSError):  # a full disk: they are still written at the end, or not at all
+                        sessions.keep(now, opened.about["reviewer"])
             except LookupError:
                 unanswered += 1  # a busy machine, or a server of somebody else that starts anew
                 if ended or database.connect().ended or unanswered == _UNANSWERED:
-                    return False
+                    return "database"
             if ended:
-                return True
+                return ""
+            refused = refused + 1 if _refuses(opened.url) else 0
+            if refused == _REFUSED:
+                return "server"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _refuses(url: str) -> bool:
+    """Whether nobody listens at an address; one who is slow to answer does."""
+    at = urlsplit(url)
+    try:
+        with socket.create_connection((at.hostname or "", at.port or DEFAULT_PORT), timeout=LOOK_SECONDS):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False

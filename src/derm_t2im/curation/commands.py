@@ -58,6 +58,7 @@ def browse(
 
     root = revision.checkout(rev) if rev else Path.cwd()
     name = _reviewer(reviewer)
+    _recover()
     say("Opening the FiftyOne App ...")
     with room.serve(root, port, address, rev or "HEAD", name) as opened:
         say(f"{opened.images} images at {opened.url} (saved views: top left; tick images to decide). Ctrl-C ends.")
@@ -65,19 +66,31 @@ def browse(
             say(opened.note)
         if open_:
             webbrowser.open(opened.url)
-        in_order = room.wait(opened)
-        if not in_order:
+        ended = room.wait(opened)
+        if ended:
             say(
-                "Error: the App's database ended (killed, or the disk is full). What was tagged in its last seconds "
-                "may be lost: run `derm-t2im browse` again."
+                f"Error: the App's {ended} ended (killed, or memory or disk ran out). What was tagged in its last "
+                "seconds may be lost: run `derm-t2im browse` again."
             )
         changed, both = sessions.take(opened.tagged, name, paths.REVIEW_DECISIONS)
+        sessions.written()
     _say_both(both)
     if changed:
         say(f"{changed} decisions of {name} written to {paths.REVIEW_DECISIONS}: `dvc repro curate` obeys them.")
     _say_conflicts()
-    if not in_order:
+    if ended:
         raise typer.Exit(1)
+
+
+def _recover() -> bool:
+    """Write what was tagged in Apps that were killed, and say so."""
+    from derm_t2im.curation import sessions
+
+    left = sessions.recover(paths.REVIEW_DECISIONS)
+    for name, changed, both in left:
+        _say_both(both)
+        say(f"From an App that was killed: {changed} decisions of {name} new or changed, {paths.REVIEW_DECISIONS}")
+    return bool(left)
 
 
 def _say_both(both: list[str]) -> None:
@@ -108,13 +121,17 @@ def _say_conflicts() -> None:
 def pull(
     reviewer: Annotated[str, typer.Option(help="Whose decisions; default, and checked: who opened the App.")] = "",
 ) -> None:
-    """Write the tags of an App that is open now to data/review/decisions.csv."""
+    """Write the tags of an App that is open now, or was killed, to data/review/decisions.csv."""
     from derm_t2im.curation import sessions
 
+    recovered = _recover()
     changed, both, names = sessions.pull(reviewer, paths.REVIEW_DECISIONS)
     _say_both(both)
-    whose = ", ".join(dict.fromkeys(names))
-    say(f"{len(names)} open App(s): {changed} decisions of {whose} new or changed, {paths.REVIEW_DECISIONS}")
+    if names:
+        whose = ", ".join(dict.fromkeys(names))
+        say(f"{len(names)} open App(s): {changed} decisions of {whose} new or changed, {paths.REVIEW_DECISIONS}")
+    elif not recovered:
+        raise UserError("No App is open in this project: run `derm-t2im browse`, decide, then pull.")
     _say_conflicts()
 
 
@@ -127,7 +144,7 @@ def add(
 ) -> None:
     """Write one decision to data/review/decisions.csv."""
     from derm_t2im import manifest
-    from derm_t2im.curation import review
+    from derm_t2im.curation import review, sessions
 
     if decision not in (review.KEEP, review.DISCARD):
         raise UserError(f"The decision is {decision!r}; allowed: {review.KEEP}, {review.DISCARD}.")
@@ -138,7 +155,7 @@ def add(
     digest = str(row["sha256"].iat[0]) if "sha256" in row.columns else ""
     today = datetime.now(UTC).date().isoformat()
     said = review.Decision(image_id, decision, reason, _reviewer(reviewer), today, digest)
-    changed = review.add(paths.REVIEW_DECISIONS, [said])
+    changed = sessions.write(paths.REVIEW_DECISIONS, [said])
     say(f"{'Written to' if changed else 'Already in'} {paths.REVIEW_DECISIONS}: {decision} {image_id}")
 
 

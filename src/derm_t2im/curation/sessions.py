@@ -1,11 +1,13 @@
 """Apps that are open now, and the tags in them.
 
 Each open App leaves a note of where its dataset is. What was tagged is read from the database, by
-the process that serves the App and by any other.
+the process that serves the App and by any other. The former also keeps a copy in a file until it is in
+the table: an App that is killed, or cannot write the table, loses no decision.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from derm_t2im.errors import UserError
 from derm_t2im.state import STATE, write_atomic
 
 SESSION = "session.json"  # lies in the run's folder below .state/fiftyone/ while the App is open
+UNWRITTEN = STATE / "review"  # the copies, a file per App
 _PATIENCE = 3000  # ms to wait for a server: all of them are near
 
 #: Id, SHA-256 and tags of an image.
@@ -28,6 +31,20 @@ def announce(dataset: str, reviewer: str) -> dict[str, str]:
     about = {"uri": own.uri, "database": own.name, "dataset": dataset, "reviewer": reviewer}
     write_atomic(own.folder / SESSION, json.dumps(about))
     return about
+
+
+def keep(tagged: list[Tagged], reviewer: str) -> None:
+    """Keep a copy of the tags in the App of this process."""
+    write_atomic(_copy(database.connect().folder), json.dumps({"reviewer": reviewer, "tagged": tagged}))
+
+
+def written() -> None:
+    """The tags in the App of this process are in the table: remove the copy."""
+    _copy(database.connect().folder).unlink(missing_ok=True)
+
+
+def _copy(run: Path) -> Path:
+    return UNWRITTEN / f"{run.name}.json"
 
 
 def withdraw() -> None:
@@ -68,7 +85,41 @@ def take(tagged: list[Tagged], reviewer: str, table: Path) -> tuple[int, list[st
     """
     today = datetime.now(UTC).date().isoformat()
     found, both = room.decisions(tagged, reviewer, today)
-    return (review.add(table, found) if found else 0), both
+    return (write(table, found) if found else 0), both
+
+
+def write(table: Path, said: list[review.Decision]) -> int:
+    """Put decisions into the table, one process at a time: what two write at once would be lost for one of them.
+
+    Returns:
+        How many were new or different.
+    """
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "review.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return review.add(table, said)
+
+
+def recover(table: Path) -> list[tuple[str, int, list[str]]]:
+    """Write the tags of Apps that are no more and did not write them to the table of decisions.
+
+    Returns:
+        For each App its reviewer, how many decisions are new or changed, and the images tagged both ways.
+    """
+    alive = {_copy(run) for run in _open()}
+    done = []
+    for file in sorted(UNWRITTEN.glob("run-*.json")):
+        if file in alive:
+            continue
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+            name, tagged = said["reviewer"], [(image, digest, words) for image, digest, words in said["tagged"]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{file}, what was tagged in an App that was killed, is damaged: remove it.") from None
+        if tagged:
+            done.append((name, *take(tagged, name, table)))
+        file.unlink(missing_ok=True)
+    return done
 
 
 def pull(reviewer: str, table: Path) -> tuple[int, list[str], list[str]]:
@@ -82,24 +133,29 @@ def pull(reviewer: str, table: Path) -> tuple[int, list[str], list[str]]:
         How many decisions are new or changed, the images tagged both ways, and the reviewer of each App.
 
     Raises:
-        UserError: if no App is open, or one of them is another reviewer's.
+        UserError: if an open App is another reviewer's.
     """
-    found: list[tuple[str, list[Tagged]]] = []
-    for file in sorted((STATE / "fiftyone").glob(f"*/{SESSION}")):
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            found.append((about["reviewer"], tags(about)))
-        except (OSError, ValueError, KeyError, LookupError):
-            continue  # the App was closed, or killed, meanwhile
-    if not found:
-        raise UserError("No App is open in this project: run `derm-t2im browse`, decide, then pull.")
-    if others := sorted({name for name, _ in found if reviewer and name != reviewer}):
+    found = _open()
+    if others := sorted({name for name, _ in found.values() if reviewer and name != reviewer}):
         raise UserError(
             f"What is tagged in the open App is {', '.join(others)}'s, not {reviewer}'s: pull without --reviewer. For "
             f"decisions of {reviewer} close it and run `derm-t2im browse --reviewer {reviewer}`."
         )
     changed, both = 0, list[str]()
-    for name, tagged in found:
+    for run, (name, tagged) in found.items():
         new, conflicting = take(tagged, name, table)
         changed, both = changed + new, both + conflicting
-    return changed, both, [name for name, _ in found]
+        _copy(run).unlink(missing_ok=True)  # made anew at the next tag
+    return changed, both, [name for name, _ in found.values()]
+
+
+def _open() -> dict[Path, tuple[str, list[Tagged]]]:
+    """Reviewer and tags of each open App of this project, by its folder."""
+    found: dict[Path, tuple[str, list[Tagged]]] = {}
+    for file in sorted((STATE / "fiftyone").glob(f"*/{SESSION}")):
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            found[file.parent] = (about["reviewer"], tags(about))
+        except (OSError, ValueError, KeyError, LookupError):
+            continue  # the App was closed, or killed, meanwhile
+    return found

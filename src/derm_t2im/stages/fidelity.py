@@ -29,8 +29,10 @@ def run() -> None:
     splits, synthetic = manifest.read(paths.SPLITS_MANIFEST), manifest.read(paths.SYNTHETIC_MANIFEST)
     real_features, synthetic_features = features.load(paths.FEATURES_REAL), features.load(paths.FEATURES_SYNTHETIC)
     held_out = splits[splits["split"].isin(["val", "test"])]
-    if held_out.empty or synthetic.empty:
-        raise UserError(f"fidelity needs images on both sides: {len(held_out)} held-out, {len(synthetic)} synthetic.")
+    if min(len(held_out), len(synthetic)) < 2:
+        raise UserError(
+            f"fidelity needs two images or more on both sides: {len(held_out)} held-out, {len(synthetic)} synthetic."
+        )
     real, made = _images(held_out, real_features), _images(synthetic, synthetic_features)
     own = real_features.own_scale
     encode = features.encoder(real_features.encoder, real_features.weights)

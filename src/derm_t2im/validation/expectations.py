@@ -161,4 +161,6 @@ def _missing(value: Any) -> bool:
 
 
 def _value(value: Any) -> Any:
+    if _missing(value):
+        return None
     return value.item() if hasattr(value, "item") else value

@@ -88,13 +88,17 @@ def synthetic_suite(
         if column not in table:
             table[column] = None
     again = "run `dvc repro generate`"
+    drawn = "lora_sha256" in table and table["lora_sha256"].notna().any()
+    # An image made elsewhere may tell nothing of how; that stops nobody from judging it.
+    grave: Severity = "critical" if drawn else "warning"
+    tell = again if drawn else "nothing: the images' files tell none (docs/judging.md)"
     rules = [
         *always("synthetic", again),
         one_of("label", labels, "critical", f"every label is one of {', '.join(labels)}", again),
         one_of("has_features", [True], "critical", "every image has features", "run `dvc repro embed`"),
-        present("prompt", "critical", "every image knows its prompt", again),
-        present("seed", "critical", "every image knows its seed", again),
-        present("sampler", "critical", "every image knows its sampler", again),
+        present("prompt", grave, "every image knows its prompt", tell),
+        present("seed", grave, "every image knows its seed", tell),
+        present("sampler", grave, "every image knows its sampler", tell),
     ]
     optional = [
         matches("sha256", SHA256, "critical", "every file has its checksum", again),

@@ -96,7 +96,8 @@ class Discard(foo.Operator):
             inputs.str("note", label="In your own words", description="Instead of the reason above, or beside it")
             if not _why(ctx.params):
                 inputs.view("why", types.Notice(label="Choose a reason or write one"), invalid=True)
-        return types.Property(inputs, view=types.PromptView(label=f"Discard {n} images", submit_button_label="Discard"))
+        title = f"Discard {n} image{'s' if n > 1 else ''}"
+        return types.Property(inputs, view=types.PromptView(label=title, submit_button_label="Discard"))
 
     def resolve_placement(self, ctx: Any) -> Any:
         """A button above the grid."""
