@@ -42,6 +42,7 @@ def test_rows_are_read_with_quotes_spaces_and_a_byte_order_mark(tmp_path):
         ("s1,keep,,,2026-01-02", "reviewer is empty"),
         ("s1,keep,ann,2026-01-02", "as many values as the header"),
         ("s1,keep,a,b,ann,2026-01-02", "as many values as the header"),
+        ("<<<<<<< HEAD", "a mark of a Git conflict"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, said):

@@ -82,6 +82,8 @@ def read(path: Path) -> list[Decision]:
 
 
 def _decision(row: dict[str, str | None], where: str) -> Decision:
+    if str(row.get("image_id", "")).startswith(("<<<<<<<", "=======", ">>>>>>>")):
+        raise UserError(f"{where}: a mark of a Git conflict: take the marks out and keep the rows of both sides.")
     if None in row or any(row.get(name) is None for name in FIELDS if name not in _OPTIONAL):
         raise UserError(f"{where}: the line must have as many values as the header; quote values that hold a comma.")
     values = {name: (row.get(name) or "").strip() for name in FIELDS}

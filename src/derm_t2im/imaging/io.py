@@ -30,8 +30,6 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 MAX_PIXELS = 100_000_000
 
-_IN_MEMORY = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
-
 
 class ImageError(Exception):
     """An image that cannot be used: ``reason`` is a machine word, ``detail`` says it for people.
@@ -109,10 +107,11 @@ def _decode(source: Path | BinaryIO, max_pixels: int, min_side: int) -> np.ndarr
     except Exception as error:  # decoders raise all manner of types for broken bytes
         if told := exhausted(error) or no_memory():  # a decoder calls an image broken where it gets none
             raise told from None
-        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise ImageError("unreadable", "no image of a format that is read, or its header is broken") from None
+        system = error.strerror if isinstance(error, OSError) else None  # its text alone names the path
+        text = " ".join(str(system or error).split()) or type(error).__name__
         cut = any(word in text.lower() for word in ("truncated", "not processed", "unexpected end", "broken data"))
-        # Pillow names what it cannot identify: a path, or an object in memory.
-        text = text.replace(repr(str(source)), "it") if isinstance(source, Path) else _IN_MEMORY.sub("", text)
         raise ImageError("truncated" if cut else "unreadable", text) from None
 
 

@@ -57,7 +57,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, most likely because memory ran out: "
-                "set DERM_T2IM_WORKERS to fewer processes, or lower preprocess.max_pixels."
+                "set DERM_T2IM_WORKERS to fewer processes, or lower preprocess.max_pixels (or --max-pixels)."
             ) from None
         finally:
             for future in waiting:

@@ -232,14 +232,18 @@ def fidelity_suite(
         "another embed.encoder, or a higher fidelity.copy_quantile (docs/judging.md)",
     )
     shortcuts, excess = fidelity.get("shortcuts", {}), settings.max_shortcut_excess
-    for probe, seen in (("colour", "colours"), ("border", "border"), ("coarse", "coarsest shapes")):
+    for probe, seen in (
+        ("colour", "colours alone tell"),
+        ("border", "border alone tells"),
+        ("coarse", "coarsest shapes alone tell"),
+    ):
         add(
             f"{probe} shortcut",
             shortcuts.get(f"{probe}_excess_auc_low"),
             None,
             excess,
             "warning",
-            f"the {seen} alone tell the class no more than {excess:g} AUC better than in real images (lower end)",
+            f"the {seen} the class no more than {excess:g} AUC better than in real images (lower end)",
             "set generate.attributes to match, or raise validate.max_shortcut_excess (docs/judging.md)",
         )
     measured = {name: float("nan") if value is None else float(value) for name, value in values.items()}
