@@ -31,7 +31,12 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
     code = "from derm_t2im.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=folder, env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the tests run under nohup
     )
 
 
@@ -247,9 +252,12 @@ def test_a_killed_app_and_one_that_cannot_write_the_table_lose_no_decision(proje
     good = table.read_text()
     table.write_text("<<<<<<< HEAD\n" + good)  # a merge under way
     barred.process.send_signal(signal.SIGHUP)  # the terminal is closed
-    said = barred.process.communicate(timeout=60)[1]
+    try:
+        said = barred.process.communicate(timeout=60)[1]
+    finally:
+        barred.process.kill()
+        table.write_text(good)
     assert barred.process.returncode == 1 and "Traceback" not in said, said
-    table.write_text(good)
     code, said = run(project, "review", "pull")
     assert code == 0 and "1 decisions of eve new or changed" in said
     assert {d.image_id for d in review.read(table)} == {first, second, third}

@@ -507,7 +507,14 @@ def many(folder: Path) -> Path:
 
 def started(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "derm_t2im", "predict", *map(str, arguments), "--device", "cpu"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored in a background job
+    )
 
 
 def has_written(process: subprocess.Popen[str], journal: Path, rows: int) -> None:
