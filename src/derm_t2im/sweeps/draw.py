@@ -115,7 +115,10 @@ def _panel(sweep: Sweep, panel: Panel, axes: Axes) -> None:
     axes.set_ylabel(panel.axis)
     axes.set_title(" · ".join(filter(None, [panel.title, counted(shown)])), fontsize=8.5, loc="left")
     if len(panel.series) > 1:
-        axes.legend(frameon=False, fontsize=7.5)
+        abreast = min(3, len(panel.series))
+        bottom, top = axes.get_ylim()  # room above all lines
+        axes.set_ylim(bottom, top + 0.13 * (top - bottom) * -(-len(panel.series) // abreast))
+        axes.legend(loc="upper left", ncols=abreast, columnspacing=1, handletextpad=0.2, frameon=False, fontsize=7.5)
 
 
 def counted(records: Sequence[Record]) -> str:
