@@ -1,7 +1,7 @@
 """Settings of the machine, not of the experiment.
 
-They change how fast a result comes, never the result, so they live in environment variables
-and not in ``params.yaml`` (where they would make DVC run stages again):
+They change how fast a result comes, and the result by rounding at most (which training makes large), so they live in
+environment variables and not in ``params.yaml`` (where they would make DVC run stages again):
 
 - ``DERM_T2IM_DEVICE``: ``auto`` (default), ``cpu``, ``cuda``, ``cuda:1``, ...
 - ``DERM_T2IM_WORKERS``: worker processes for image work (default: the cores of this machine).

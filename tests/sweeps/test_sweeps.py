@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def test_a_sweep_runs_once_then_only_what_is_old(world: World) -> None:
     }  # fmt: skip
     ran = yaml.safe_load(world.do("git", "show", f"{point['revision']}:params.yaml"))
     assert (ran["mix"]["synthetic_fraction"], ran["evaluate"]["bins"]) == (0.6, 12)
+    shared = json.loads(world.do("git", "show", f"{point['revision']}:metrics/mix.json"))
+    assert (shared["THREADS"], shared["WORKERS"]) == ("2", "3")  # two jobs share the cores
     records = json.loads((world.folder / "plots/sweeps/shares.json").read_text())
     assert [(r["point"], r["mix"], r["value"]) for r in records if r["mix"] == "hybrid"] == [
         ("low", "hybrid", 0.55), ("3:2", "hybrid", 0.65),
@@ -94,6 +97,23 @@ def test_a_point_that_fails_is_named_and_the_others_are_finished(world: World) -
     mended = world.call("run", "shares")
     assert mended.returncode == 0 and "1 to run, 1 finished" in mended.stderr, mended.stderr
     assert "1 stages ran, 1 cached" in mended.stderr
+
+
+@pytest.mark.parametrize("whose", ["refs/exps/stash", "refs/exps/temp/stash/sweep-shares-low"])
+def test_what_another_process_is_about_to_run_is_left_to_it(world: World, whose: str) -> None:
+    """As of a `dvc exp run` that was killed, or is between putting its experiment in the queue and taking it out."""
+    world.do(
+        sys.executable, "-c",
+        "import sys; from dvc.repo import Repo; from dvc.repo.experiments.queue.tempdir import TempDirQueue\n"
+        "with Repo() as repo: repo.experiments.new(TempDirQueue(repo, sys.argv[1]), name='other', "
+        "params={'params.yaml': ['mix.synthetic_fraction=0.5']}, targets=['evaluate'])",
+        whose,
+    )  # fmt: skip
+    assert world.do("git", "for-each-ref", whose)
+    done = world.call("run", "shares", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert world.experiments() == {"sweep-shares-low", "sweep-shares-3-2"}
+    assert bool(world.do("git", "for-each-ref", whose)) == (whose == "refs/exps/stash")  # remains of its own go
 
 
 def wait_for(path: Path) -> None:

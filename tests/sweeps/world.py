@@ -33,14 +33,15 @@ stages:
     outs: [reports]
 """
 WORK = """
-import json, pathlib, sys, time, yaml
+import json, os, pathlib, sys, time, yaml
 params, stage = yaml.safe_load(open("params.yaml")), sys.argv[1]
 fraction, seed = params["mix"]["synthetic_fraction"], params["evaluate"]["seed"]
 if stage == "mix":
     pathlib.Path("data/mixes").mkdir(parents=True)
     pathlib.Path("data/mixes/a").write_text(str(fraction))
     pathlib.Path("metrics").mkdir(exist_ok=True)
-    json.dump({"hybrid": {"synthetic_fraction": fraction}}, open("metrics/mix.json", "w"))
+    cores = {each: os.environ.get(f"DERM_T2IM_{each}") for each in ("THREADS", "WORKERS")}
+    json.dump({"hybrid": {"synthetic_fraction": fraction}, **cores}, open("metrics/mix.json", "w"))
 elif stage == "report":
     sys.exit("Error: nobody asked for a report")
 else:
@@ -76,6 +77,8 @@ class World:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT / "src"),
+            "DERM_T2IM_THREADS": "4",
+            "DERM_T2IM_WORKERS": "6",
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 

@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from derm_t2im import paths, state
+from derm_t2im import paths, runtime, state
 from derm_t2im.errors import UserError
 from derm_t2im.params import read_yaml
 from derm_t2im.progress import say
@@ -230,7 +231,10 @@ def _start(sweep: Sweep, found: Found, given: Mapping[str, Any], fresh: list[str
     for _, reference in experiments.all_runs().get(found.experiment, []):
         if reference.split("/")[2:4] == [head[:2], head[2:]]:
             experiments.remove(reference)  # the name must be free; DVC's cache keeps what it made
-    words = ["dvc", "exp", "run", "--temp", "--name", found.experiment, *fresh]
+    remains = f"{experiments.QUEUES}/{found.experiment}"
+    if experiments.git("for-each-ref", remains):
+        experiments.remove(remains)  # of one that was killed as it started
+    words = [sys.executable, "-m", "derm_t2im.sweeps.exp_run", found.experiment, *fresh]
     for key, value in sweep.changes(found.point, given).items():
         for word in plan.overrides(key, value):
             words += ["-S", word]
@@ -253,7 +257,8 @@ def _environment(jobs: int) -> dict[str, str]:
     values = {**os.environ, "PYTHONPATH": source}
     if jobs > 1:
         values.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        values.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        values["DERM_T2IM_THREADS"] = str(max(1, runtime.threads() // jobs))
+        values["DERM_T2IM_WORKERS"] = str(max(1, runtime.workers() // jobs))
     return values
 
 

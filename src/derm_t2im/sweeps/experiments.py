@@ -23,6 +23,8 @@ from derm_t2im.git import experiments
 OURS = ("metrics/sweeps/", "plots/sweeps/", "sweeps/", "docs/")
 #: Depends on every parameter and file there is, and yields a pass only.
 GATE = "check"
+#: Git references of what is about to run, one for each experiment; a place where DVC looks for no finished ones.
+QUEUES = "refs/exps/temp/stash"
 
 
 def git(*words: str) -> str:
