@@ -23,17 +23,16 @@ QUANTILE = 0.01
 
 
 def small(images: np.ndarray) -> dict[str, np.ndarray]:
-    return {"pixels": pixels.standardised(pixels.thumbnails(images))}
+    return pixels.spaces(pixels.thumbnails(images))
 
 
 def measure(train: np.ndarray, heldout: np.ndarray, honest: dict[str, np.ndarray]) -> None:
-    views = {"pixels": np.concatenate([pixels.views(train[i : i + 64]) for i in range(0, len(train), 64)], axis=1)}
+    views = pixels.joined(pixels.references(train[i : i + 64]) for i in range(0, len(train), 64))
     alone = copies.Search(views, small(heldout), QUANTILE)
     search = copies.Search(views, small(heldout), detail.suspected(QUANTILE))
     confirm = detail.learn(train, heldout, search.null, QUANTILE)
     print(f"{len(train)} training images; bound {confirm.null:.2f}, {confirm.planted:.2f}: {confirm.bound:.3f}")
-    kinds = (*copies.KINDS, "blended")
-    planted = {kind: copies.plant(train, kind, np.random.default_rng(5)) for kind in kinds}
+    planted = {kind: copies.plant(train, kind, np.random.default_rng(5)) for kind in copies.KINDS}
     for name, images in (planted | honest).items():
         suspected = search.find(small(images))
         found = confirm(images, suspected).flagged.sum()

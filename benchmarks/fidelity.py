@@ -69,7 +69,7 @@ def theirs(name: str, real: np.ndarray, made: np.ndarray) -> object:
 
 
 def whole(name: str, n: int, d: int) -> None:
-    """All metrics with floors and ceiling, or the search for copies in both spaces, as the stage calls them."""
+    """All metrics with floors and ceiling, or the search for copies in all spaces, as the stage calls them."""
     from derm_t2im.fidelity import detail
     from derm_t2im.fidelity.assess import compare
     from derm_t2im.fidelity.copies import Search
@@ -79,8 +79,8 @@ def whole(name: str, n: int, d: int) -> None:
         begin = time.perf_counter()
         compare(real, made, features(200, d, 3), K, equal_length=True)
     else:
-        # Views as in assess.views: eight turns of features, and of ten crops of small pictures of 16 x 16 pixels.
-        views = {"features": (8, d, np.float64), "pixels": (80, 768, np.float32)}
+        # Views as in assess.views: eight turns of features, of ten crops of 16 x 16 pixels, of the detail of 32 x 32.
+        views = {"features": (8, d, np.float64), "pixels": (80, 768, np.float32), "detail": (8, 1025, np.float32)}
         references = {
             space: np.stack([features(REFERENCES, width, view).astype(kind) for view in range(many)])
             for space, (many, width, kind) in views.items()

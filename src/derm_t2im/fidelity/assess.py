@@ -190,26 +190,20 @@ def _names(values: np.ndarray) -> list[str]:
 
 
 def views(batches: Iterator[np.ndarray], encode: Encode) -> dict[str, np.ndarray]:
-    """References for :func:`copies.find`: space -> (views, m, d), from batches uint8 (b, h, w, 3).
+    """References for :class:`copies.Search`: space -> (views, m, d), from batches uint8 (b, h, w, 3).
 
-    The encoder sees them in every turn; small pictures, which are cheap, are cropped too.
+    The encoder sees them in every turn; the others are those of :func:`pixels.references`.
     """
-    embedded, pictures = [], []
-    for images in batches:
-        embedded.append(np.stack([encode(view) for view in pixels.turns(images)]))
-        pictures.append(pixels.views(images))
-    return {
-        "features": np.concatenate(embedded, axis=1).astype(np.float64),
-        "pixels": np.concatenate(pictures, axis=1),
-    }
+    return pixels.joined(
+        {"features": np.stack([encode(view) for view in pixels.turns(images)]).astype(np.float64)}
+        | pixels.references(images)
+        for images in batches
+    )
 
 
-def spaces(images: Images) -> dict[str, np.ndarray]:
-    """Images as :class:`copies.Search` takes them: space -> (n, d)."""
-    return {
-        "features": images.features.astype(np.float64),
-        "pixels": pixels.standardised(images.thumbs),
-    }
+def spaces(features: np.ndarray, thumbs: np.ndarray) -> dict[str, np.ndarray]:
+    """Features (n, d) and thumbnails of images as :class:`copies.Search` takes them: space -> (n, d)."""
+    return {"features": features.astype(np.float64), **pixels.spaces(thumbs)}
 
 
 def planted(
@@ -226,19 +220,14 @@ def planted(
 
     Returns:
         ``planted_recall`` over all kinds of :data:`copies.KINDS` with its interval, ``planted_n``,
-        and ``planted.<kind>``; ``blended`` copies (80/20) are listed but do not count.
+        and ``planted.<kind>``.
     """
     by_kind, hits = {}, []
-    for kind in (*copies.KINDS, "blended"):
+    for kind in copies.KINDS:
         made = copies.plant(originals, kind, seeds.generator(seed, "plant", kind))
-        query = {
-            "features": encode(made).astype(np.float64),
-            "pixels": pixels.standardised(pixels.thumbnails(made)),
-        }
-        suspected = search.find(query)
+        suspected = search.find(spaces(encode(made), pixels.thumbnails(made)))
         flagged = (confirm(made, suspected) if confirm else suspected).flagged
         by_kind[kind] = float(flagged.mean())
-        if kind in copies.KINDS:
-            hits.append(flagged)
+        hits.append(flagged)
     recall = share(np.concatenate(hits))
     return {**recall.keys("planted_recall"), "planted_n": recall.n, "planted": by_kind}

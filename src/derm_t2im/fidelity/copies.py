@@ -1,11 +1,12 @@
 """Copies: synthetic images that repeat an image the generator has seen.
 
-Each image is compared with every training image, turned, mirrored and cropped too, in two spaces:
-the encoder's, and small pictures. Its score in a space is the distance to the nearest training image
-over the mean distance to the next nearest ones (Carlini et al. 2023, "Extracting Training Data from
-Diffusion Models"): a copy is far nearer to one image than to the others, where a plain or typical
-image is near to all. What is unusually near is learnt from held-out real images, which cannot be
-copies: their low quantile is the threshold. What is near is only suspected:
+Each image is compared with every training image, turned, mirrored and cropped too, in three spaces:
+the encoder's, small pictures, and their fine detail, which finds copies that something else was
+mixed into. Its score in a space is the distance to the nearest training image over the mean
+distance to the next nearest ones (Carlini et al. 2023, "Extracting Training Data from Diffusion
+Models"): a copy is far nearer to one image than to the others, where a plain or typical image is
+near to all. What is unusually near is learnt from held-out real images, which cannot be copies:
+their low quantile is the threshold. What is near is only suspected:
 :mod:`derm_t2im.fidelity.detail` looks again.
 """
 
@@ -21,7 +22,7 @@ from derm_t2im.fidelity.pixels import turns
 
 NEXT = 50
 NEAR = 3  # references of each query, in each space, that a second look takes in
-KINDS = ("exact", "flipped", "cropped", "recompressed")
+KINDS = ("exact", "flipped", "cropped", "recompressed", "blended")
 
 
 @dataclass(frozen=True)
@@ -172,5 +173,5 @@ def plant(images: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray
             coded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 50])[1]
             out[i] = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
         else:
-            raise ValueError(f"{kind!r} is no kind of copy; known: {', '.join((*KINDS, 'blended'))}")
+            raise ValueError(f"{kind!r} is no kind of copy; known: {', '.join(KINDS)}")
     return out

@@ -26,7 +26,6 @@ MOST = 200  # held-out images from which is learnt
 PLANTED = 60  # images of which copies are planted, of each kind of WEAK
 WEAK = ("recompressed", "blended")  # the kinds of copy that keep the least of the detail
 FAINT = 0.05  # evened detail below: nothing to compare
-GRAIN = 0.5  # squared grey levels of detail that count in full: a lesion's rim must not outweigh the skin around it
 SUSPECTED = 10  # times as many held-out images may be suspected as may be called copies
 
 Images = Sequence[np.ndarray] | np.ndarray
@@ -68,7 +67,7 @@ def _detail(rgb: np.ndarray) -> np.ndarray:
     import cv2
 
     grey = cv2.cvtColor(hashing.thumbnail(rgb, alignment.SIDE), cv2.COLOR_RGB2GRAY)
-    return np.asarray(alignment.evened(grey.astype(np.float32), 2.0, GRAIN), np.float32)
+    return np.asarray(alignment.evened(grey.astype(np.float32), 2.0, pixels.GRAIN), np.float32)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from derm_t2im.imaging import alignment
+
 SIDE = 32
+GRAIN = 0.5  # squared grey levels of detail that count in full: a lesion's rim must not outweigh the skin around it
 
 
 def thumbnails(images: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -55,6 +60,46 @@ def views(images: np.ndarray) -> np.ndarray:
     """Images (n, h, w, 3), whole and cropped, in every turn, as :func:`standardised` vectors (views, n, d)."""
     small = (thumbnails(crop) for crop in (images, *crops(images)))
     return np.stack([standardised(view) for crop in small for view in turns(crop)])
+
+
+def detailed(thumbs: np.ndarray) -> np.ndarray:
+    """Detail finer than two pixels of thumbnails uint8 (n, s, s, 3) as vectors float32 (n, s * s + 1) of length 1.
+
+    Evened out, so that the skin counts as the lesion does. The last value is 0, and 1 for an image of one colour, which
+    is then as far from all others as images that have nothing in common.
+    """
+    import cv2
+
+    values = np.zeros((len(thumbs), thumbs.shape[1] * thumbs.shape[2] + 1), np.float32)
+    for row, thumb in zip(values, thumbs, strict=True):
+        found = alignment.evened(cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY).astype(np.float32), 2.0, GRAIN)
+        found -= found.mean()
+        length = float(np.linalg.norm(found))
+        if length > 1e-3:
+            row[:-1] = found.ravel() / length
+        else:
+            row[-1] = 1.0
+    return values
+
+
+def spaces(thumbs: np.ndarray) -> dict[str, np.ndarray]:
+    """Thumbnails (n, s, s, 3) as the search for copies compares them: space -> (n, d)."""
+    return {"pixels": standardised(thumbs), "detail": detailed(thumbs)}
+
+
+def references(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Images (n, h, w, 3) as what may have been copied: space -> (views, n, d).
+
+    Small pictures are turned and cropped. Detail, which says most of a copy that something else was mixed into, is
+    turned only: of a crop it lies elsewhere.
+    """
+    return {"pixels": views(images), "detail": np.stack([detailed(view) for view in turns(thumbnails(images))])}
+
+
+def joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """References of several batches, space -> (views, n, d), as those of all images."""
+    every = list(parts)
+    return {space: np.concatenate([part[space] for part in every], axis=1) for space in every[0]}
 
 
 def colours(thumbs: np.ndarray) -> np.ndarray:

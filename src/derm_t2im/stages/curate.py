@@ -65,39 +65,39 @@ def gather(table: pd.DataFrame, found: Features, real: pd.DataFrame, settings: C
         settings: Section `curate`.
     """
     ids, files = table["image_id"].tolist(), table["path"].tolist()
-    pictures = _pictures(files)
+    thumbs = _thumbnails(files)
     return Pool(
         table,
         found.rows(ids),
         found.probability(ids, table["label"].tolist()),
         found.predicted(ids),
         found.probabilities[found.index(ids)].max(axis=1),
-        _copies(files, pictures, real, settings),
-        _twins(files, pictures, real, settings),
+        _copies(files, thumbs, real, settings),
+        _twins(files, thumbs, real, settings),
     )
 
 
-def _copies(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
-    """Id of the image that each of ``files`` repeats, None for none; ``pictures`` are small ones of them.
+def _copies(files: list[str], thumbs: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+    """Id of the image that each of ``files`` repeats, None for none; ``thumbs`` are thumbnails of them.
 
-    As `fidelity` searches, but among all of train, judged by images of val alone, and in small pictures, which
-    are turned and cropped: the encoder's features found no planted copy that these did not.
+    As `fidelity` searches, but among all of train, judged by images of val alone, and without the encoder's features,
+    which found no planted copy that small pictures did not.
     """
     train, heldout = (real[real["split"] == name] for name in ("train", "val"))
     if train.empty or heldout.empty:  # curate says what is wrong
-        return np.full(len(pictures), None, dtype=object)
-    references = np.concatenate([pixels.views(images) for images in read_batches(train["path"].tolist())], axis=1)
-    null = {"pixels": _pictures(heldout["path"].tolist())}
-    search = Search({"pixels": references}, null, detail.suspected(settings.copy_quantile))
+        return np.full(len(files), None, dtype=object)
+    references = pixels.joined(pixels.references(images) for images in read_batches(train["path"].tolist()))
+    null = pixels.spaces(_thumbnails(heldout["path"].tolist()))
+    search = Search(references, null, detail.suspected(settings.copy_quantile))
     originals, honest = (detail.Files(some["path"].tolist()) for some in (train, heldout))
     confirm = detail.learn(originals, honest, search.null, settings.copy_quantile, settings.seed)
-    copies = confirm(detail.Files(files), search.find({"pixels": pictures}))
+    copies = confirm(detail.Files(files), search.find(pixels.spaces(thumbs)))
     of = train["image_id"].to_numpy(dtype=object)[copies.reference]
     of[~copies.flagged] = None
     return np.asarray(of)
 
 
-def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
+def _twins(files: list[str], thumbs: np.ndarray, real: pd.DataFrame, settings: Curate) -> np.ndarray:
     """Pairs of rows that show one picture, int (m, 2).
 
     By fine detail, whatever the turn and the crop, and by small pictures, which outlast compression: two
@@ -107,16 +107,16 @@ def _twins(files: list[str], pictures: np.ndarray, real: pd.DataFrame, settings:
     train = real[real["split"] == "train"]
     if len(train) > 1:
         groups = train["group_id" if "group_id" in train else "image_id"].to_numpy(dtype=object).astype(str)
-        of_train = _pictures(train["path"].tolist())
+        of_train = pixels.standardised(_thumbnails(train["path"].tolist()))
         limit = neighbours.close_distance(of_train, groups, rules.pair_share(settings, len(files)))
         if np.isfinite(limit):
-            pairs.append(neighbours.pairs_within(pictures, limit))
+            pairs.append(neighbours.pairs_within(pixels.standardised(thumbs), limit))
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _pictures(files: list[str]) -> np.ndarray:
-    """Image files as small pictures of mean 0 and length 1, float32 (n, d)."""
-    return np.concatenate([pixels.standardised(pixels.thumbnails(batch)) for batch in read_batches(files)])
+def _thumbnails(files: list[str]) -> np.ndarray:
+    """Image files as uint8 (n, s, s, 3)."""
+    return np.concatenate([pixels.thumbnails(batch) for batch in read_batches(files)])
 
 
 def _report(outcome: Outcome, settings: Curate) -> None:

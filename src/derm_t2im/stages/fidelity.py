@@ -45,14 +45,14 @@ def run() -> None:
     seen = _seen_by_generator(splits)
     search = Search(
         assess.views(read_batches(seen["path"].tolist()), encode),
-        assess.spaces(real),
+        assess.spaces(real.features, real.thumbs),
         detail.suspected(settings.copy_quantile),
     )
     honest = detail.Files(held_out["path"].tolist())
     confirm = detail.learn(
         detail.Files(seen["path"].tolist()), honest, search.null, settings.copy_quantile, settings.seed
     )
-    found = confirm(detail.Files(synthetic["path"].tolist()), search.find(assess.spaces(made)))
+    found = confirm(detail.Files(synthetic["path"].tolist()), search.find(assess.spaces(made.features, made.thumbs)))
     rng = seeds.generator(settings.seed, "planted copies")
     chosen = seen.iloc[np.sort(rng.permutation(len(seen))[: settings.planted_copies])]
     out["copies"] = {
