@@ -89,8 +89,12 @@ def test_show_names_what_it_cannot_draw_and_keeps_what_a_clone_has(world: World,
     assert world.call("run", "shares", "--jobs", "2").returncode == 0
     world.commit()
     text = (world.folder / "sweeps/shares.yaml").read_text()
-    (world.folder / "sweeps/shares.yaml").write_text(text + '  - {key: "clasification:{arch}.auc", name: none}\n')
-    assert "no finished point has a figure clasification:{arch}.auc" in world.call("show", "shares").stderr
+    more = '  - {key: "mix:hybrid.synthetic_fraction", name: share}\n  - {key: "clasification:{a}.auc", name: none}\n'
+    (world.folder / "sweeps/shares.yaml").write_text(text + more)
+    assert "no finished point has a figure clasification:{a}.auc" in world.call("show", "shares").stderr
+    shown = world.do("dvc", "plots", "show", "plots/sweeps/shares.json", "-x", "x", "-y", "value", "--show-vega")
+    values = [(row["figure"], row["mix"], row["value"]) for row in json.loads(shown)["data"]["values"]]
+    assert ("share", None, 0.6) in values and ("AUC", "hybrid", 0.65) in values
     world.do("git", "checkout", "-q", ".")
     world.do("git", "clone", "-q", ".", str(tmp_path / "clone"))
     clone = World(tmp_path / "clone")

@@ -14,7 +14,8 @@
 ``key`` is ``file:path`` of the number in the metrics; ``low`` and ``high`` are its 95 % interval, ``n`` the
 images behind it. What is not known is left out. Points that are not finished have no figures: old and new ones are
 never mixed. ``plots/sweeps/NAME.json``: a record per figure with ``point``, ``x``, ``figure`` (its name), the
-placeholders of its key (``arch``, ``mix``, ``test``) and the values.
+placeholders of its key (``arch``, ``mix``, ``test``) and the values. All records have the same keys, null where there
+is nothing to say, as `dvc plots` draws no others.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def write(sweep: Sweep, found: Mapping[str, Any]) -> list[Path]:
     listed = records(sweep, found)
     written = [METRICS / f"{sweep.name}.json", PLOTS / f"{sweep.name}.json"]
     state.write_json(written[0], dict(found))
-    state.write_json(written[1], listed)
+    keys = dict.fromkeys(key for record in listed for key in record)
+    state.write_json(written[1], [{key: record.get(key) for key in keys} for record in listed])
     picture = PLOTS / f"{sweep.name}.svg"
     if listed:
         state.write_atomic(picture, draw.svg(sweep, listed))
