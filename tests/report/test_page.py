@@ -99,6 +99,7 @@ def test_how_far_to_rely_on_it(page: str) -> None:
     assert "By skin tone (ITA)" in text and "brown n = 4" in text
     assert "the most certain 80 % of the images are answered" in text
     assert "needed for 0.0228" in text
+    assert "thresholds that find 90 % of the positive validation images" in text
     assert "0.011 Holm 0.13" in text and "31 : 19" in text and "0.12 Holm 0.71" in text, "DeLong's test and McNemar's"
     labels = [" ".join((svg.get("aria-label") or "").split()) for svg in Reader(page).of("svg")]
     assert sum("after temperature scaling" in label for label in labels) == 4

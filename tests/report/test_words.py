@@ -70,6 +70,13 @@ def test_verdicts(ends: list[tuple[float | None, float | None]], answer: str, to
     assert (found.answer, found.tone) == (answer, tone)
 
 
+def test_a_comparison_that_the_figure_cannot_show_is_named_below_it() -> None:
+    lone = {"accuracy": 0.02, "accuracy_low": 0.01, "accuracy_high": 0.03, "auc": None}  # of one class: no AUC
+    (found,) = verdict.verdicts([contrast(-0.1, 0.2), Contrast("vit", "external", "hybrid", "real", 5, lone)])
+    assert found.answer == "Improvement shown in 1 of 2 comparisons." and found.forest is not None
+    assert len(found.forest.lines) == 1 and "1 comparison without an AUC, judged by accuracy" in found.forest.caption
+
+
 def test_a_verdict_per_control_and_only_for_hybrid() -> None:
     other = Contrast("vit", "in_domain", "oversampled", "real", 5, {"auc": 1.0, "auc_low": 0.5, "auc_high": 1.5})
     found = verdict.verdicts([contrast(0.1, 0.2), contrast(-0.1, 0.2, b="oversampled"), other])

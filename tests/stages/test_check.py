@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from derm_t2im import paths, runtime
+from derm_t2im import networks, paths, runtime
 from derm_t2im.errors import UserError
 from derm_t2im.stages import check
 
@@ -88,4 +88,21 @@ def test_what_would_fail_later_is_said_before_anything_is_removed(
         check.run()
     assert "\n" not in str(caught.value)
     assert "Nothing was run or removed" in str(caught.value) or "samplers" in str(caught.value)
+    assert not paths.CHECK.exists()
+
+
+def test_a_file_of_weights_is_opened_before_anything_is_removed(project: Path) -> None:
+    probe, vit = (project / f"{name}.safetensors" for name in ("probe", "vit"))
+    own = yaml.safe_load((ROOT / "params.yaml").read_text())["probe"]
+    networks.save(networks.build(own["model"], own["options"], ("a", "b", "c"), 64), project / "made")
+    (project / "made/model.safetensors").rename(probe)
+    write(probe__weights=str(probe))  # its head of three classes starts anew
+    check.run()
+    paths.CHECK.unlink()
+    vit.write_text("not found")
+    write(probe__weights=str(vit), train__models=MODELS | {"vit": MODELS["vit"] | {"weights": str(probe)}})
+    with pytest.raises(UserError) as caught:
+        check.run()
+    assert f"probe.model: weights '{vit}': not a safetensors file" in str(caught.value)
+    assert f"train.models.vit: weights '{probe}' do not fit the model" in str(caught.value)
     assert not paths.CHECK.exists()

@@ -85,6 +85,27 @@ def test_a_sweep_runs_once_then_only_what_is_old(world: World) -> None:
     assert "would run again, as" in world.call("run", "shares", "--dry-run").stdout
 
 
+def test_show_names_what_it_cannot_draw_and_keeps_what_a_clone_has(world: World, tmp_path: Path) -> None:
+    assert world.call("run", "shares", "--jobs", "2").returncode == 0
+    world.commit()
+    text = (world.folder / "sweeps/shares.yaml").read_text()
+    more = '  - {key: "mix:hybrid.synthetic_fraction", name: share}\n  - {key: "clasification:{a}.auc", name: none}\n'
+    (world.folder / "sweeps/shares.yaml").write_text(text + more)
+    assert "no finished point has a figure clasification:{a}.auc" in world.call("show", "shares").stderr
+    shown = world.do("dvc", "plots", "show", "plots/sweeps/shares.json", "-x", "x", "-y", "value", "--show-vega")
+    values = [(row["figure"], row["mix"], row["value"]) for row in json.loads(shown)["data"]["values"]]
+    assert ("share", None, 0.6) in values and ("AUC", "hybrid", 0.65) in values
+    world.do("git", "checkout", "-q", ".")
+    world.do("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = World(tmp_path / "clone")
+    assert not clone.experiments()  # Git leaves them behind
+    shown = clone.call("show", "shares")
+    assert "0.650 (0.550 to 0.750)" in shown.stdout and "was recorded, at commit" in shown.stderr
+    other = clone.call("show", "shares", "-S", "evaluate.seed=5")  # of which nothing is recorded
+    assert other.stdout.count("missing") == 2 and "0.650" not in other.stdout
+    assert not clone.do("git", "status", "--porcelain")
+
+
 def test_a_point_that_fails_is_named_and_the_others_are_finished(world: World) -> None:
     world.like_a_new_clone()
     world.sweep(", evaluate.seed: 13")

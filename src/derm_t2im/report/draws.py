@@ -1,4 +1,8 @@
-"""What other draws of the generator give: the sweep that varies its seeds alone, beside the answer of this run."""
+"""What other draws of the generator give: the sweep that varies its seeds alone, beside the answer of this run.
+
+Only where the sweep is of this run's study: its classifiers of real images alone, which no draw of the generator
+touches, have the AUC that they have here. Other images, parameters or versions give another one.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from collections.abc import Sequence
 
 from derm_t2im.report import words
 from derm_t2im.report.evidence import Evidence
-from derm_t2im.report.tables import Cell, Row
+from derm_t2im.report.tables import Cell, Row, flat
 
 SWEEP, FIGURE = "generator-seeds", "difference in AUC"
+SAME = 1e-5  # metrics have six digits
 
 
 def table(evidence: Evidence) -> list[Row]:
@@ -41,7 +46,20 @@ def _differences(evidence: Evidence) -> dict[tuple[str, str], list[float]]:
             record.get("value")
         ):
             found.setdefault((str(record.get("arch")), str(record.get("test"))), []).append(float(record["value"]))
-    return {of: values for of, values in sorted(found.items()) if len(values) > 1}
+    order = sorted(found, key=lambda of: (words.test_place(of[1]), of[0]))  # as in the tables above it
+    return {of: found[of] for of in order if len(found[of]) > 1 and _of_this_study(evidence, *of)}
+
+
+def _of_this_study(evidence: Evidence, arch: str, test: str) -> bool:
+    """Whether the sweep's classifiers of real images alone are as good as those of this run, to the last digit."""
+    here = flat(flat(flat(evidence.of("classification").get(arch)).get("real")).get(test)).get("auc")
+    there = [
+        record.get("value")
+        for record in evidence.swept.get(SWEEP, [])
+        if (record.get("figure"), record.get("arch"), record.get("mix"), record.get("test"))
+        == ("AUC", arch, "real", test)
+    ]
+    return bool(there) and words.is_number(here) and all(words.is_number(t) and abs(t - here) < SAME for t in there)
 
 
 def _row(arch: str, test: str, values: Sequence[float]) -> Row:

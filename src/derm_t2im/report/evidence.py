@@ -73,7 +73,7 @@ def collect(root: Path = Path()) -> Evidence:
         train={path.stem: _json(path) for path in sorted((root / paths.TRAIN_METRICS).glob("*.json"))},
         plots={name: _records(root / paths.PLOTS / f"{name}.json") for name in PLOTS},
         sweeps={path.stem: _json(path) for path in sorted((root / paths.SWEEP_METRICS).glob("*.json"))},
-        swept={path.stem: _records(path) for path in sorted((root / paths.SWEEP_PLOTS).glob("*.json"))},
+        swept={path.stem: _swept(path) for path in sorted((root / paths.SWEEP_PLOTS).glob("*.json"))},
         raw=_manifest(root / paths.RAW_MANIFEST),
         real=_manifest(root / paths.SPLITS_MANIFEST),
         synthetic=_manifest(root / paths.CURATED_MANIFEST),
@@ -103,6 +103,11 @@ def _records(path: Path) -> list[dict[str, Any]]:
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise UserError(f"{path} must hold a list of records; run `dvc repro`.")
     return values
+
+
+def _swept(path: Path) -> list[dict[str, Any]]:
+    """Records of a sweep without what is null in them: there all have the same keys, for `dvc plots`."""
+    return [{key: value for key, value in record.items() if value is not None} for record in _records(path)]
 
 
 def _manifest(path: Path) -> pd.DataFrame | None:

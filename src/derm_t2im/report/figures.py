@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 # Placeholders that the page's style sheet fills; matplotlib only ever sees these hex codes.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
@@ -24,8 +26,12 @@ SERIES: dict[str, tuple[str, str, Any]] = {
     "hybrid": ("#0a0a02", "D", (0, (5, 1.5))),
     "oversampled": ("#0a0a03", "^", (0, (1.2, 1.2))),
     "synthetic": ("#0a0a04", "s", (0, (5, 1.5, 1, 1.5))),
+    "augmented": ("#0a0a05", "P", (0, (9, 2))),
+    "unfiltered": ("#0a0a06", "X", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
 }
 _VARIABLES.update({look[0]: f"--{name}" for name, look in SERIES.items()})
+NARROW, WIDE, ROW = 2.9, 4.4, 0.17  # inches: a chart, one with names beside it, a row of a legend
+INSIDE = 4  # names of a legend that leave the curves of a square chart to be seen
 _OTHER = ("#020202", "v", (0, (3, 1)))
 
 _STYLE: dict[str, Any] = {
@@ -82,7 +88,7 @@ class Curve:
 def roc(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
     """ROC curves of the mixes on one test set of ``n`` images."""
     with _context(f"roc {title}"):
-        figure, axes = _blank(2.9, 3.0)
+        figure, axes = _blank(NARROW, 3.0 + _below(curves))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
         for curve in curves:
             colour, _, dash = SERIES.get(curve.series, _OTHER)
@@ -90,7 +96,7 @@ def roc(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
         _unit_square(axes)
         axes.set_xlabel("1 − specificity" + (f"   (n = {n})" if n else ""))
         axes.set_ylabel("sensitivity")
-        axes.legend(loc="lower right", handlelength=2.6)
+        _legend(figure, axes, curves, "lower right", 2.6)
         axes.set_title(title)
         return _svg(figure, title, describe)
 
@@ -98,7 +104,7 @@ def roc(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
 def reliability(curves: Sequence[Curve], title: str, describe: str, n: str = "", scaled: bool = False) -> str:
     """Observed accuracy over stated confidence, as trained or ``scaled``; markers grow with their number of images."""
     with _context(f"reliability {scaled} {title}"):
-        figure, axes = _blank(2.9, 3.0)
+        figure, axes = _blank(NARROW, 3.0 + _below(curves))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
         most = max((size for curve in curves for size in curve.sizes), default=1) or 1
         lows = [value for curve in curves for value in (*curve.x, *curve.y)]
@@ -112,15 +118,17 @@ def reliability(curves: Sequence[Curve], title: str, describe: str, n: str = "",
         _unit_square(axes, min(0.5, *lows) if lows else 0.0)
         axes.set_xlabel("mean confidence" + (f"   (n = {n})" if n else " in the predicted class"))
         axes.set_ylabel("share that is right")
-        axes.legend(loc="upper left", markerscale=0.8)
+        for mark in _legend(figure, axes, curves, "upper left", 2.0).legend_handles:
+            mark.set_sizes([25])  # type: ignore[union-attr]  # else as large as the first bin
         axes.set_title(title)
         return _svg(figure, title, describe)
 
 
 def abstention(curves: Sequence[Curve], title: str, describe: str, n: str = "") -> str:
     """Accuracy over the share of images that is answered, with bands of 95 %."""
+    columns = _columns([curve.label for curve in curves], NARROW)
     with _context(f"abstention {title}"):
-        figure, axes = _blank(2.9, 2.8 + 0.1 * len(curves))
+        figure, axes = _blank(NARROW, 2.75 + ROW * math.ceil(len(curves) / columns))
         for curve in curves:
             colour, _, dash = SERIES.get(curve.series, _OTHER)
             if curve.low:
@@ -133,7 +141,7 @@ def abstention(curves: Sequence[Curve], title: str, describe: str, n: str = "") 
         axes.set_axisbelow(True)
         axes.set_xlabel("share answered" + (f"   (n = {n} at 1)" if n else ""))
         axes.set_ylabel("accuracy of the answers")
-        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=2.6)
         axes.set_title(title)
         return _svg(figure, title, describe)
 
@@ -154,11 +162,13 @@ def grouped(
     """
     from matplotlib.ticker import MaxNLocator
 
+    columns = _columns([name for _, name, _ in series], WIDE)
+    lines = math.ceil(len(series) / columns)
     with _context(f"grouped {title} {axis}"):
-        figure, axes = _blank(4.4, 1.15 + (0.16 + 0.15 * len(series)) * len(labels))
+        figure, axes = _blank(WIDE, 1.0 + ROW * lines + (0.16 + 0.15 * len(series)) * len(labels))
         for k, (key, name, rows) in enumerate(series):
             colour, marker, _ = SERIES.get(key, _OTHER)
-            shift = 0.22 * (k - (len(series) - 1) / 2)
+            shift = min(0.22, 0.8 / len(series)) * (k - (len(series) - 1) / 2)
             known = [(i + shift, row) for i, row in enumerate(rows) if row is not None]
             for y, row in known:
                 axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
@@ -175,8 +185,30 @@ def grouped(
             axes.set_xlim(*limits)
         axes.set_xlabel(axis)
         axes.set_title(title)
-        figure.legend(loc="outside lower center", ncols=max(1, len(series)), handlelength=1.2)
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=1.2)
         return _svg(figure, title, describe)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Columns of a legend that these names fit into, below a chart ``width`` inches wide."""
+    each = 0.5 + 0.058 * max(map(len, labels), default=0)
+    return max(1, min(len(labels), int(width / each)))
+
+
+def _below(curves: Sequence[Curve]) -> float:
+    """Inches that the legend of a square chart takes below it."""
+    columns = _columns([c.label for c in curves], NARROW)
+    return 0.1 + ROW * math.ceil(len(curves) / columns) if len(curves) > INSIDE else 0.0
+
+
+def _legend(
+    figure: Figure, axes: Axes, curves: Sequence[Curve], inside: Literal["lower right", "upper left"], length: float
+) -> Legend:
+    """The legend of a square chart: inside, or below it where it has too many names."""
+    if len(curves) <= INSIDE:
+        return axes.legend(loc=inside, handlelength=length)
+    columns = _columns([c.label for c in curves], NARROW)
+    return figure.legend(loc="outside lower center", ncols=columns, handlelength=length)
 
 
 def _blank(width: float, height: float) -> tuple[Figure, Axes]:

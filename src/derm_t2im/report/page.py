@@ -121,6 +121,7 @@ def _classifiers(evidence: Evidence, contrasts: list[words.Contrast]) -> dict[st
         "per_class": tables.per_class(classification),
         "class_measures": [name for _, name, _ in tables.OF_CLASS],
         "operating": tables.operating(classification),
+        "aim": tables.aim(classification),
         "differences": tables.differences(contrasts),
         "rocs": charts.rocs(plots.get("roc", []), tested),
         "reliabilities": charts.reliabilities(plots.get("reliability", []), tested),

@@ -144,6 +144,13 @@ def operating(classification: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def aim(classification: Mapping[str, Any]) -> str:
+    """The sensitivity on validation images that thresholds were chosen for; empty where there is none."""
+    points = (flat(values.get("operating")) for *_, values in scored(classification))
+    known = [p["val_sensitivity"] for p in points if words.is_number(p.get("val_sensitivity"))]
+    return f"{100 * known[0]:.3g} %" if known else ""
+
+
 def flat(values: Any) -> Mapping[str, Any]:
     """A mapping, empty where there is none."""
     return values if isinstance(values, Mapping) else {}

@@ -125,6 +125,8 @@ def _forest(b: str, group: Sequence[Contrast], levels: Mapping[str, Any]) -> For
     caption += "test images."
     if any(row.wide for row in rows):
         caption += " Thin: 95 % interval with the spread of training runs as well; an arrow where it goes on."
+    if other := len(known) - len(rows):
+        caption += f" {_comparisons(other)} without an AUC, judged by accuracy, in the table of differences only."
     headings = ("Classifier", f"Difference in {name}{unit}", "Difference [95 %]", f"{name} without → with", "Reading")
     return forest(rows, caption, headings, ("← worse", "better →"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from derm_t2im import features, networks, paths, runtime, state
 from derm_t2im.diffusion import base
@@ -59,14 +60,14 @@ def _refused(params: Params) -> Iterator[str]:
         lambda: runtime.check_precision("finetune.precision", tuned.precision),
         lambda: runtime.check_precision("generate.precision", params.generate.precision),
         lambda: runtime.check_precision("train.precision", params.train.precision),
-        lambda: networks.try_out("probe.model", params.probe.model, params.probe.options, size),
+        lambda: _network("probe.model", params.probe.model, params.probe.options, size, params.probe.weights),
         lambda: features.check(params.embed.encoder, params.embed.weights),
     ]
     for arch in params.train.archs:
         model = params.train.models[arch]
         looks.append(
-            lambda arch=arch, model=model: networks.try_out(  # type: ignore[misc]
-                f"train.models.{arch}", model.timm, model.options, model.size or size
+            lambda arch=arch, model=model: _network(  # type: ignore[misc]
+                f"train.models.{arch}", model.timm, model.options, model.size or size, model.weights
             )
         )
     for look in looks:
@@ -76,6 +77,16 @@ def _refused(params: Params) -> Iterator[str]:
             yield str(error)
     if tuned.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         yield "finetune.optimizer: adamw8bit needs bitsandbytes; `pip install bitsandbytes`."
+
+
+def _network(parameter: str, name: str, options: dict[str, Any], size: int, weights: str) -> None:
+    """Refuse a network that cannot be built, or a file of weights that is not of it."""
+    networks.try_out(parameter, name, options, size)
+    if Path(weights).is_file():
+        try:
+            networks.build(name, options, ("one", "other"), size, weights)
+        except UserError as error:
+            raise UserError(f"{parameter}: {error}") from None
 
 
 def _tokens(params: Params) -> Iterator[str]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from derm_t2im.sweeps.plan import Sweep
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Named series of experiments, described in sweeps/.")
 
@@ -21,13 +25,15 @@ def listed() -> None:
     from derm_t2im.errors import UserError
     from derm_t2im.sweeps import plan
 
-    for name in plan.known():
+    names = plan.known()
+    width = max(map(len, names), default=0)
+    for name in names:
         try:
             sweep = plan.read(name)
         except UserError as error:
-            print(f"{name:<16}  - points  cannot be read: {error}")
+            print(f"{name:<{width}}  - points  cannot be read: {error}")
             continue
-        print(f"{name:<16} {len(sweep.points):>2} {'points' if len(sweep.points) > 1 else 'point '}  {sweep.asks}")
+        print(f"{name:<{width}} {len(sweep.points):>2} {'points' if len(sweep.points) > 1 else 'point '}  {sweep.asks}")
 
 
 @sweep_app.command()
@@ -61,9 +67,7 @@ def run(
     except KeyboardInterrupt:
         say(f"sweep {name}: stopped. Finished points stay; `derm-t2im sweep run {name}` goes on.")
         raise
-    found = results.collect(sweep, engine.look(sweep, given), given, failed)
-    for path in results.write(sweep, found):
-        say(f"sweep {name}: {path}")
+    _write(sweep, results.collect(sweep, engine.look(sweep, given), given, failed))
     if failed:
         named = "; ".join(f"{label}: {why}" for label, why in failed.items())
         raise UserError(
@@ -81,8 +85,22 @@ def show(name: Name, set_: Set = None) -> None:
     given = plan.parse(set_) if set_ else results.given_before(name)
     points = engine.look(sweep, given)
     found = results.collect(sweep, points, given, engine.failures(sweep, points))
+    known, before = results.known(found), results.recorded(name)
+    if not known and before.get("points") and before.get("given") == given:
+        at = str(before.get("revision", ""))[:7]
+        say(f"sweep {name}: no point was run in this repository; what follows was recorded, at commit {at}")
+        found = before
     terminal.show(sweep, found, results.records(sweep, found), sys.stdout)
-    if not results.known(sweep, found):
-        return  # to look at what was never run leaves nothing behind
+    if not known:
+        return  # to look at what was never run here changes nothing
+    _write(sweep, found)
+
+
+def _write(sweep: Sweep, found: Mapping[str, Any]) -> None:
+    from derm_t2im.progress import say
+    from derm_t2im.sweeps import results
+
+    for key in results.absent(sweep, found):
+        say(f"sweep {sweep.name}: no finished point has a figure {key}: correct `draw` and run `derm-t2im sweep show`")
     for path in results.write(sweep, found):
-        say(f"sweep {name}: {path}")
+        say(f"sweep {sweep.name}: {path}")

@@ -14,7 +14,8 @@
 ``key`` is ``file:path`` of the number in the metrics; ``low`` and ``high`` are its 95 % interval, ``n`` the
 images behind it. What is not known is left out. Points that are not finished have no figures: old and new ones are
 never mixed. ``plots/sweeps/NAME.json``: a record per figure with ``point``, ``x``, ``figure`` (its name), the
-placeholders of its key (``arch``, ``mix``, ``test``) and the values.
+placeholders of its key (``arch``, ``mix``, ``test``) and the values. All records have the same keys, null where there
+is nothing to say, as `dvc plots` draws no others.
 """
 
 from __future__ import annotations
@@ -33,12 +34,18 @@ METRICS = paths.SWEEP_METRICS
 PLOTS = paths.SWEEP_PLOTS
 
 
+def recorded(name: str) -> dict[str, Any]:
+    """What ``metrics/sweeps/NAME.json`` holds; empty without one."""
+    try:
+        found = json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def given_before(name: str) -> dict[str, Any]:
     """The parameters that the user gave when the sweep was run last."""
-    try:
-        given = json.loads((METRICS / f"{name}.json").read_text(encoding="utf-8"))["given"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    given = recorded(name).get("given")
     return dict(given) if isinstance(given, dict) else {}
 
 
@@ -119,10 +126,16 @@ def records(sweep: Sweep, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return listed
 
 
-def known(sweep: Sweep, found: Mapping[str, Any]) -> bool:
-    """Whether there is something to write, or to write over: a point that was run, or an earlier result."""
-    states = {point["state"] for point in found["points"].values()}
-    return states != {"missing"} or (METRICS / f"{sweep.name}.json").exists()
+def known(found: Mapping[str, Any]) -> bool:
+    """Whether a point was run in this repository. In a clone none was: its results are those that were committed."""
+    return {point["state"] for point in found["points"].values()} != {"missing"}
+
+
+def absent(sweep: Sweep, found: Mapping[str, Any]) -> list[str]:
+    """The keys to draw of which no finished point has a figure: a wrong word, or a file that there is not."""
+    finished = [point for point in found["points"].values() if point["state"] == "finished"]
+    drawn = {record["figure"] for record in records(sweep, found)}
+    return [each.key for each in sweep.draw if finished and each.name not in drawn]
 
 
 def write(sweep: Sweep, found: Mapping[str, Any]) -> list[Path]:
@@ -132,7 +145,8 @@ def write(sweep: Sweep, found: Mapping[str, Any]) -> list[Path]:
     listed = records(sweep, found)
     written = [METRICS / f"{sweep.name}.json", PLOTS / f"{sweep.name}.json"]
     state.write_json(written[0], dict(found))
-    state.write_json(written[1], listed)
+    keys = dict.fromkeys(key for record in listed for key in record)
+    state.write_json(written[1], [{key: record.get(key) for key in keys} for record in listed])
     picture = PLOTS / f"{sweep.name}.svg"
     if listed:
         state.write_atomic(picture, draw.svg(sweep, listed))
