@@ -68,26 +68,28 @@ def test_what_is_not_finished_is_counted_and_nothing_finished_is_left_out(
     assert "Sweeps" not in Reader(render(collect(tmp_path), Report(samples=4))).text
 
 
-def with_draws(root: Path, real: float) -> Evidence:
-    """A sweep over three draws, with an AUC of 0.7 from real images alone, beside a run where that is ``real``."""
-    about = {"figure": "difference in AUC", "arch": "vit", "test": "external", "pair": "hybrid-real"}
-    records = [{**about, "point": str(at), "value": value} for at, value in enumerate((0.1, 0.2, 0.3))]
-    alone = {"figure": "AUC", "arch": "vit", "test": "external", "mix": "real", "point": "0", "value": 0.7}
-    classification = {"vit": {"real": {"external": {"auc": real, "n": 500}}}}
-    swept = {"generator-seeds": [*records, {**records[0], "figure": "AUC"}, alone, {**alone, "point": "1"}]}
-    return Evidence(root, metrics={"classification": classification}, swept=swept)
+def with_draws(root: Path, kid: float) -> Evidence:
+    """A sweep over three draws with a KID of 0.1, 0.2 and 0.3, beside a run whose images have ``kid``."""
+    about = {"arch": "vit", "test": "external"}
+    records = []
+    for at, value in enumerate((0.1, 0.2, 0.3)):
+        difference = {"figure": "difference in AUC", **about, "pair": "hybrid-real", "value": value}
+        auc = {"figure": "AUC", **about, "mix": "hybrid", "value": 0.7, "seeds": 5}
+        records += [{**each, "point": str(at)} for each in (difference, auc, {"figure": "KID", "value": value})]
+    return Evidence(root, metrics={"fidelity": {"all": {"kid": kid}}}, swept={"generator-seeds": records})
 
 
 def test_other_draws_of_the_generator_stand_beside_the_answer(tmp_path: Path) -> None:
-    evidence = with_draws(tmp_path, 0.7)
-    page = Reader(render(evidence, Report(samples=4))).text
+    evidence = with_draws(tmp_path, 0.2)
+    page = Reader(render(evidence, Report(samples=4))).text.replace("\xa0", " ")
     # Student's t of two degrees of freedom: 4.303 * 0.1 / sqrt(3) = 0.248
-    assert "ViT external test +0.200 [\N{MINUS SIGN}0.048, +0.448] +0.100 +0.300 3" in page.replace("\xa0", " ")
+    assert "ViT external test +0.200 [\N{MINUS SIGN}0.048, +0.448] +0.100 +0.300 3" in page
+    assert "5 seeds at each draw" in page
     assert "over 3 of them a difference is shown in 0 of 1 comparisons" in draws.not_shown(evidence)
 
 
 def test_draws_of_another_study_are_not_taken_for_those_of_this_run(tmp_path: Path) -> None:
-    evidence = with_draws(tmp_path, 0.71)
+    evidence = with_draws(tmp_path, 0.21)
     assert "With other draws of the generator" not in Reader(render(evidence, Report(samples=4))).text
     assert "come from one fine-tuning" in draws.not_shown(evidence)
 

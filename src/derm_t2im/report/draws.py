@@ -1,7 +1,6 @@
 """What other draws of the generator give: the sweep that varies its seeds alone, beside the answer of this run.
 
-Only where the sweep is of this run's study: its classifiers of real images alone, which no draw of the generator
-touches, have the AUC that they have here. Other images, parameters or versions give another one.
+Only where this run's images are one of the sweep's draws, which their KID tells. Classifiers may have more seeds there.
 """
 
 from __future__ import annotations
@@ -47,19 +46,20 @@ def _differences(evidence: Evidence) -> dict[tuple[str, str], list[float]]:
         ):
             found.setdefault((str(record.get("arch")), str(record.get("test"))), []).append(float(record["value"]))
     order = sorted(found, key=lambda of: (words.test_place(of[1]), of[0]))  # as in the tables above it
-    return {of: found[of] for of in order if len(found[of]) > 1 and _of_this_study(evidence, *of)}
+    return {of: found[of] for of in order if len(found[of]) > 1} if _own_draw(evidence) else {}
 
 
-def _of_this_study(evidence: Evidence, arch: str, test: str) -> bool:
-    """Whether the sweep's classifiers of real images alone are as good as those of this run, to the last digit."""
-    here = flat(flat(flat(evidence.of("classification").get(arch)).get("real")).get(test)).get("auc")
-    there = [
-        record.get("value")
-        for record in evidence.swept.get(SWEEP, [])
-        if (record.get("figure"), record.get("arch"), record.get("mix"), record.get("test"))
-        == ("AUC", arch, "real", test)
-    ]
-    return bool(there) and words.is_number(here) and all(words.is_number(t) and abs(t - here) < SAME for t in there)
+def _own_draw(evidence: Evidence) -> bool:
+    """Whether the images of this run are among the sweep's draws."""
+    here = flat(evidence.of("fidelity").get("all")).get("kid")
+    drawn = [record.get("value") for record in evidence.swept.get(SWEEP, []) if record.get("figure") == "KID"]
+    return words.is_number(here) and any(words.is_number(kid) and abs(kid - here) < SAME for kid in drawn)
+
+
+def seeds(evidence: Evidence) -> str:
+    """How many trainings of each classifier are behind a draw, in words."""
+    counts = {int(record["seeds"]) for record in evidence.swept.get(SWEEP, []) if words.is_number(record.get("seeds"))}
+    return " or ".join(map(str, sorted(counts))) or "an unknown number of"
 
 
 def _row(arch: str, test: str, values: Sequence[float]) -> Row:

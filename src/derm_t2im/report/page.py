@@ -63,6 +63,7 @@ def context(evidence: Evidence, settings: Report) -> dict[str, Any]:
         "answer": verdict.answer(contrasts),
         "verdicts": verdict.verdicts(contrasts, evidence.of("classification")),
         "draws": draws.table(evidence),
+        "draw_seeds": draws.seeds(evidence),
         "other_draws": draws.not_shown(evidence),
         "facts": summary.facts(evidence),
         "how": summary.how(evidence),
