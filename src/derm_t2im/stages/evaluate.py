@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from derm_t2im import manifest, networks, paths, runtime, seeds, state
+from derm_t2im import manifest, networks, paths, plot_records, runtime, seeds, state
 from derm_t2im.classify import curves, data, evaluation, statistics, subgroups, uncertainty
 from derm_t2im.errors import UserError
 from derm_t2im.params import load
@@ -81,8 +81,8 @@ def run() -> None:
     evaluation.adjust(compared)
     _adjust_ensembles(compared)
 
-    for plot, records in found.plots.items():
-        state.write_json(paths.PLOTS / f"{plot}.json", records)
+    for plot, rows in found.plots.items():
+        plot_records.write(paths.PLOTS / f"{plot}.json", rows)
     _write_predictions(scores, tables, classes)
     state.write_json(paths.SUBGROUP_METRICS, found.subgroups)
     state.write_json(paths.CLASSIFICATION_METRICS, found.metrics | {"contrasts": contrasts})

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from derm_t2im import paths, state
+from derm_t2im import paths, plot_records, state
 from derm_t2im.sweeps import experiments
 from derm_t2im.sweeps.engine import Found
 from derm_t2im.sweeps.plan import Drawn, Sweep
@@ -145,8 +145,7 @@ def write(sweep: Sweep, found: Mapping[str, Any]) -> list[Path]:
     listed = records(sweep, found)
     written = [METRICS / f"{sweep.name}.json", PLOTS / f"{sweep.name}.json"]
     state.write_json(written[0], dict(found))
-    keys = dict.fromkeys(key for record in listed for key in record)
-    state.write_json(written[1], [{key: record.get(key) for key in keys} for record in listed])
+    plot_records.write(written[1], listed)
     picture = PLOTS / f"{sweep.name}.svg"
     if listed:
         state.write_atomic(picture, draw.svg(sweep, listed))
