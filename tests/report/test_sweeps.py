@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from derm_t2im import paths
 from derm_t2im.params.report import Report
@@ -17,6 +21,7 @@ from derm_t2im.report.page import render
 from derm_t2im.sweeps import plan, results
 from tests.report.reader import Reader
 
+AUCS = [n / 1000 for n in range(500, 1001)]
 SWEEP = """# Does <more> help?
 axis: {name: share, scale: linear}
 points:
@@ -86,6 +91,17 @@ def test_other_draws_of_the_generator_stand_beside_the_answer(tmp_path: Path) ->
     assert "ViT external test +0.200 [\N{MINUS SIGN}0.048, +0.448] +0.100 +0.300 3" in page
     assert "5 seeds at each draw" in page
     assert "over 3 of them a difference is shown in 0 of 1 comparisons" in draws.not_shown(evidence)
+
+
+@given(
+    st.lists(st.sampled_from(AUCS), min_size=2, max_size=8, unique=True),
+    st.lists(st.sampled_from(AUCS), min_size=2, max_size=8, unique=True),
+)
+def test_the_interval_over_draws_and_trainings_is_welchs(hybrid: list[float], real: list[float]) -> None:
+    mean, error = float(np.mean(real)), float(np.std(real, ddof=1)) / len(real) ** 0.5
+    drawn = draws.Draws([each - mean for each in hybrid], error, len(real))
+    wanted = stats.ttest_ind(hybrid, real, equal_var=False).confidence_interval()
+    assert drawn.interval == pytest.approx((wanted.low, wanted.high), rel=1e-6, abs=1e-9)
 
 
 def test_draws_of_another_study_are_not_taken_for_those_of_this_run(tmp_path: Path) -> None:
