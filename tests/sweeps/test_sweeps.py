@@ -147,7 +147,7 @@ def wait_for(path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on(world: World, number: signal.Signals) -> None:
     world.sweep(", evaluate.seed: 99")
-    running = world.start("run", "shares")
+    running = world.start("run", "shares", "-S", "evaluate.bins=13")
     waits = world.gate.with_name(f"{world.gate.name}.waits")
     wait_for(waits)
     assert "another process" in one_line(world.call("run", "shares"))
@@ -155,7 +155,10 @@ def test_stopped_in_the_middle_it_goes_on(world: World, number: signal.Signals) 
     said = running.communicate(timeout=300)[1]
     assert world.experiments() == {"sweep-shares-low"}
     if number == signal.SIGINT:
-        assert running.returncode == 130 and "goes on" in said and not world.copies()
+        assert running.returncode == 130 and "`derm-t2im sweep run shares -S evaluate.bins=13` goes on" in said
+        assert not world.copies()
+        kept = json.loads((world.folder / "metrics/sweeps/shares.json").read_text())
+        assert kept["given"] == {"evaluate.bins": 13} and kept["points"]["low"]["state"] == "finished"
         world.gate.touch()
         done = world.call("run", "shares")
         assert "1 to run, 1 finished" in done.stderr and "1 stages ran, 1 cached" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,13 @@ def run(
     try:
         failed = engine.run(sweep, given, jobs, again)
     except KeyboardInterrupt:
-        say(f"sweep {name}: stopped. Finished points stay; `derm-t2im sweep run {name}` goes on.")
+        found = results.collect(sweep, engine.look(sweep, given), given, {})
+        if results.known(found):
+            _write(sweep, found)  # `show` goes by the parameters that were given here
+        again_as = shlex.join(
+            ["derm-t2im", "sweep", "run", name, *(word for each in set_ or [] for word in ("-S", each))]
+        )
+        say(f"sweep {name}: stopped. Finished points stay; `{again_as}` goes on.")
         raise
     _write(sweep, results.collect(sweep, engine.look(sweep, given), given, failed))
     if failed:
